@@ -1,0 +1,229 @@
+"""Content-addressed stages: a result is found by what made it, never by its name.
+
+The key of a stage is its spec, the digests of its inputs, and the source of the module that makes it (with
+every module of the study which that one imports; comments, docstrings and layout do not count). A finished
+stage is a folder of files with a manifest of their SHA-256 sums, checked on every use.
+
+Sources are read once, when this module is imported: restart the kernel after editing `lib`.
+"""
+
+import ast
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+
+from lib.paths import CACHE, ROOT
+
+PACKAGES = ("lib", "pretrain")
+# They say where results lie and how they look, not what they are.
+NOT_CODE = {"lib.cache", "lib.paths", "lib.figures", "lib.report", "lib.run"}
+PARTIAL = "_partial"  # a stage's own checkpoints, kept over a kill, deleted at the end
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished stage: a folder of files. `digest` is of the files alone, `seconds` what they took."""
+
+    stage: str
+    key: str
+    path: Path
+    digest: str
+    seconds: float
+
+
+def stage(name: str, spec, inputs: Mapping[str, Artifact | str], make: Callable[[Path], None]) -> Artifact:
+    """The folder that `make(folder)` fills, made only when no sound one has this key.
+
+    `spec` is a dataclass or mapping of plain values; an input is an artifact or a digest. `make` keeps its
+    checkpoints in `folder / "_partial"`, where it finds them again after a kill; whatever else a killed
+    run left is swept away before. A second process that wants the same entry waits for the first.
+    """
+    if not re.fullmatch(r"[a-z0-9_-]+", name):
+        raise ValueError(f"stage name {name!r}: use lower-case letters, digits, - and _")
+    if read_sources() != SOURCES:
+        print("cache: code of the study changed since this kernel started: restart it", file=sys.stderr)
+    recipe = {
+        "stage": name,
+        "spec": asdict(spec) if is_dataclass(spec) else dict(spec),
+        "inputs": {k: v.digest if isinstance(v, Artifact) else v for k, v in inputs.items()},
+        "source": source_fingerprint(home_of(make)),
+    }
+    key = digest_of(recipe)
+    entry, work = CACHE / name / key, CACHE / "work" / f"{name}-{key[:16]}"
+    with locked(work.with_suffix(".lock")):
+        if (found := read_entry(name, entry)) is not None:
+            return found
+        sweep(work)
+        started = time.perf_counter()
+        make(work)
+        seconds = time.perf_counter() - started
+        shutil.rmtree(work / PARTIAL, ignore_errors=True)
+        files = file_digests(work)
+        if not files:
+            raise ValueError(f"stage {name}: make wrote no file")
+        save_json(work / "manifest.json", {**recipe, "files": files, "seconds": round(seconds, 3)})
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(work, entry)
+    return Artifact(name, key, entry, digest_of(files), round(seconds, 3))
+
+
+def read_entry(name: str, entry: Path) -> Artifact | None:
+    """The finished entry, or None; one whose files differ from its manifest is removed with a warning."""
+    if not entry.exists():
+        return None
+    try:
+        manifest = json.loads((entry / "manifest.json").read_bytes())
+        files, seconds = manifest["files"], manifest["seconds"]
+        if files == file_digests(entry):
+            return Artifact(name, entry.name, entry, digest_of(files), seconds)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    print(f"cache: {name}/{entry.name[:16]} is damaged, making it again", file=sys.stderr)
+    shutil.rmtree(entry)
+    return None
+
+
+def sweep(work: Path) -> None:
+    """An empty work folder, but for the checkpoints of a run that was killed."""
+    work.mkdir(parents=True, exist_ok=True)
+    for left in work.iterdir():
+        if left.name != PARTIAL:
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file under the folder, by relative path; the manifest is not counted."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / "manifest.json")
+    return {p.relative_to(folder).as_posix(): file_digest(p) for p in paths}
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(obj) -> str:
+    """SHA-256 of plain values as canonical JSON; refuses what JSON cannot say (NaN, arrays, functions)."""
+    try:
+        text = json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a key is made of plain finite values only: {error}") from None
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# --- source -----------------------------------------------------------------------------------------
+
+
+def read_sources(root: Path = ROOT) -> dict[str, str]:
+    """Text of every module of the study, by dotted name."""
+    files = [p for package in PACKAGES for p in sorted((root / package).rglob("*.py"))]
+    return {".".join(p.relative_to(root).with_suffix("").parts): p.read_text("utf-8") for p in files}
+
+
+SOURCES = read_sources()
+
+
+def home_of(make: Callable) -> str:
+    """Name of the module that defines `make`; a notebook is none, as its source is not on disk."""
+    while isinstance(make, functools.partial):
+        make = make.func
+    module = make.__module__
+    if module == "__main__":
+        raise ValueError(f"put {make.__qualname__} in lib: a notebook cannot be part of the key")
+    return module
+
+
+def source_fingerprint(module: str, sources: Mapping[str, str] = SOURCES) -> str:
+    """Digest of a module's code and of all the study's modules that it imports, directly or not."""
+    seen, queue = {}, [module]
+    while queue:
+        name = queue.pop()
+        if name in seen or name in NOT_CODE:
+            continue
+        text = sources[name] if name in sources else Path(sys.modules[name].__file__).read_text("utf-8")
+        tree = ast.parse(text)
+        seen[name] = code_digest(text)
+        package = name if name.endswith("__init__") else name.rpartition(".")[0]
+        queue += imported(tree, package.removesuffix(".__init__"), sources)
+    return digest_of(seen)
+
+
+def imported(tree: ast.AST, package: str, sources: Mapping[str, str]) -> set[str]:
+    """Names of the study's modules that a syntax tree imports, wherever in it."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    return {found for n in names for found in (n, f"{n}.__init__") if found in sources}
+
+
+def code_digest(text: str) -> str:
+    """Digest of what Python code does: the same when only comments, docstrings or layout change."""
+    tree = ast.parse(text)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            if isinstance(getattr(body[0].value, "value", None), str):
+                node.body = body[1:] or [ast.Pass()]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+# --- files ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file; the system frees it when its process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def atomic_write(path: Path, content: bytes | str) -> None:
+    """Write a whole file or none: a temporary file beside it, then a rename."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def save_json(path: Path, obj) -> None:
+    """Readable JSON with sorted keys; refuses NaN and infinities."""
+    atomic_write(path, json.dumps(obj, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Named arrays as safetensors."""
+    atomic_write(path, safetensors.numpy.save({k: np.asarray(v, order="C") for k, v in arrays.items()}))
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """What `save_arrays` wrote."""
+    return safetensors.numpy.load_file(path)

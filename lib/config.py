@@ -1,0 +1,56 @@
+"""What each size means: one parameter, `size`, in every notebook."""
+
+from dataclasses import dataclass
+
+GUIDANCE_SCALE = 3.0  # of every image in the study; chosen for the error profile of notebook 02, then frozen
+SAMPLING_STEPS = 10  # of DPM-Solver++(2M)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Prompts, images, updates and seeds of a study of one size; four numbers are by category, in the order of CATEGORIES."""
+
+    prompts: tuple[int, int, int, int]  # labelled prompts
+    images: tuple[int, int, int, int]  # images a prompt
+    unlabelled: int  # further images, scored by the reward alone
+    unseen_prompts: tuple[int, int, int, int]
+    unseen_images: int  # images a prompt on which rewards are tested
+    evaluation_stride: int  # every n-th of the 120 evaluation prompts
+    evaluation_images: int  # images a prompt and model
+    selection_images: int
+    fidelity_captions: int  # held-out web captions for the Fréchet distance
+    reward_seeds: int
+    reward_epochs: int
+    finetune_seeds: int
+    updates: int
+    batch: tuple[int, int]  # model-generated, pre-training
+    pretraining: int  # web pairs of the pre-training loss
+    judged: int  # held-out renders on which judges are tested
+
+
+SIZES = {
+    "smoke": Size(
+        prompts=(8, 6, 6, 12), images=(3, 3, 3, 3), unlabelled=32, unseen_prompts=(6, 4, 4, 4), unseen_images=4,
+        evaluation_stride=8, evaluation_images=2, selection_images=1, fidelity_captions=80, reward_seeds=1,
+        reward_epochs=8, finetune_seeds=1, updates=6, batch=(16, 8), pretraining=64, judged=200,
+    ),
+    "laptop": Size(
+        prompts=(108, 58, 80, 354), images=(12, 12, 6, 8), unlabelled=3_000, unseen_prompts=(30, 20, 15, 15),
+        unseen_images=12, evaluation_stride=1, evaluation_images=8, selection_images=4, fidelity_captions=1_000,
+        reward_seeds=5, reward_epochs=20, finetune_seeds=1, updates=300, batch=(64, 32), pretraining=6_000,
+        judged=2_000,
+    ),
+    "full": Size(
+        prompts=(108, 58, 80, 2_528), images=(60, 60, 30, 6), unlabelled=16_000, unseen_prompts=(30, 20, 40, 60),
+        unseen_images=24, evaluation_stride=1, evaluation_images=16, selection_images=8, fidelity_captions=5_000,
+        reward_seeds=5, reward_epochs=20, finetune_seeds=5, updates=10_000, batch=(256, 256), pretraining=100_000,
+        judged=10_000,
+    ),
+}  # fmt: skip
+
+
+def size_named(name: str) -> Size:
+    """The size of that name; raises ValueError that lists the known ones."""
+    if name not in SIZES:
+        raise ValueError(f"unknown size {name!r}: one of {', '.join(SIZES)}")
+    return SIZES[name]

@@ -1,0 +1,147 @@
+"""Judges: two classifiers of different make that read count, colour, object and background off an image.
+
+judge-a (convolutions) is the eye of the simulated raters; judge-b (a transformer) never labels anything and audits every
+result. Both also know what is no clean scene: none or more than six objects, mixed or unrecognisable ones.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lib.prompts import Attributes, parse
+from lib.sampling import to_pixels
+from lib.world import BACKGROUNDS, COLOURS, OBJECTS, Scene
+
+COLOUR_CLASSES = (None, *COLOURS)  # None is an object's natural colours
+HEADS = {
+    "count": 8,  # none, one to six, more than six
+    "colour": len(COLOUR_CLASSES) + 1,  # the last: mixed or none
+    "object": len(OBJECTS) + 1,  # the last: mixed or unrecognisable
+    "background": len(BACKGROUNDS),
+}
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions with group normalisation around a skip."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.GroupNorm(8, width)
+        self.conv2, self.norm2 = nn.Conv2d(width, width, 3, padding=1, bias=False), nn.GroupNorm(8, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.norm2(self.conv2(F.relu(self.norm1(self.conv1(F.relu(x))))))
+
+
+class ConvolutionalTrunk(nn.Module):
+    """float [image, 3, 64, 64] in [-1, 1] to [image, 2 x width]: mean and maximum over 8 x 8 places."""
+
+    def __init__(self, width: int = 96, blocks: int = 2):
+        super().__init__()
+        half = width // 2
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, half, 4, stride=4), Residual(half), Residual(half),
+            nn.Conv2d(half, width, 2, stride=2), *(Residual(width) for _ in range(blocks)), nn.ReLU(),
+        )  # fmt: skip
+        self.width = 2 * width
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.layers(x)
+        return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
+
+
+class TransformerTrunk(nn.Module):
+    """float [image, 3, 64, 64] in [-1, 1] to [image, 2 x width]: attention over 64 patches of 8 x 8 pixels."""
+
+    def __init__(self, width: int = 128, blocks: int = 4):
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 8, stride=8)
+        self.place = nn.Parameter(0.02 * torch.randn(1, 64, width))
+        layer = nn.TransformerEncoderLayer(
+            width, 4, 3 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(layer, blocks, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(width)
+        self.width = 2 * width
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.blocks(self.patches(x).flatten(2).transpose(1, 2) + self.place))
+        return torch.cat([x.mean(1), x.amax(1)], 1)
+
+
+class Judge(nn.Module):
+    """Logits by head, dict of float [image, class], from float images [image, 3, 64, 64] in [-1, 1]."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        trunks = {"a": ConvolutionalTrunk, "b": TransformerTrunk}
+        if kind not in trunks:
+            raise ValueError(f"unknown judge {kind!r}: one of {', '.join(trunks)}")
+        self.trunk = trunks[kind]()
+        self.heads = nn.ModuleDict({name: nn.Linear(self.trunk.width, n) for name, n in HEADS.items()})
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        features = self.trunk(x)
+        return {name: head(features) for name, head in self.heads.items()}
+
+
+class FeatureNet(nn.Module):
+    """64 features for the Fréchet distance: float [image, 64], from a small network trained on attributes of its own."""
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        self.trunk = ConvolutionalTrunk(width, blocks=1)
+        self.features = nn.Linear(self.trunk.width, 64)
+        self.heads = nn.ModuleDict({name: nn.Linear(64, n) for name, n in HEADS.items()})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.features(self.trunk(x))
+
+
+@torch.no_grad()
+def look(judge: Judge, images: np.ndarray, batch: int = 256) -> dict[str, np.ndarray]:
+    """Class probabilities by head, float32 [image, class], for uint8 images [image, 64, 64, 3]."""
+    device = next(judge.parameters()).device
+    parts = []
+    for i in range(0, len(images), batch):
+        logits = judge(to_pixels(images[i : i + batch]).to(device).contiguous(memory_format=torch.channels_last))
+        parts.append({k: v.float().softmax(1).cpu().numpy() for k, v in logits.items()})
+    return {k: np.concatenate([p[k] for p in parts]) for k in HEADS}
+
+
+def _rows(named: Attributes) -> dict[str, list[int]]:
+    """The classes by head that make true what a prompt names."""
+    rows = {"object": [OBJECTS.index(named.object)]}
+    if named.count is not None:
+        rows["count"] = [named.count]
+    if named.colour is not None:
+        rows["colour"] = [COLOUR_CLASSES.index(c) for c in named.colours_that_satisfy()]
+    if named.background is not None:
+        rows["background"] = [BACKGROUNDS.index(named.background)]
+    return rows
+
+
+def attribute_chances(seen: dict[str, np.ndarray], prompts: Sequence[str]) -> list[dict[str, float]]:
+    """For each image, the chance in [0, 1] that each attribute named by its prompt is right (the object always is named)."""
+    wanted = {p: _rows(parse(p)) for p in set(prompts)}
+    return [
+        {head: float(seen[head][i, rows].sum()) for head, rows in wanted[p].items()} for i, p in enumerate(prompts)
+    ]
+
+
+def verdicts(seen: dict[str, np.ndarray], prompts: Sequence[str]) -> np.ndarray:
+    """Whether the most likely class of every named attribute is a right one: bool [image]."""
+    wanted = {p: _rows(parse(p)) for p in set(prompts)}
+    best = {head: p.argmax(1) for head, p in seen.items()}
+    return np.array([all(best[h][i] in rows for h, rows in wanted[p].items()) for i, p in enumerate(prompts)])
+
+
+def truth(scene: Scene) -> dict[str, int]:
+    """The right class by head for a clean scene."""
+    return {
+        "count": scene.count, "colour": COLOUR_CLASSES.index(scene.colour), "object": OBJECTS.index(scene.object),
+        "background": BACKGROUNDS.index(scene.background),
+    }  # fmt: skip

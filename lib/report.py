@@ -1,0 +1,178 @@
+"""Numbers that leave a notebook: result files, the quality list, timings, and the README's values.
+
+Every file here says the same when its numbers are the same: sorted, rounded to six digits, no timestamps.
+"""
+
+import argparse
+import json
+import math
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lib.cache import atomic_write, save_json
+from lib.paths import ROOT, reports
+
+QUALITY = ("name", "value", "low", "high", "n", "seeds", "size", "notebook")
+TIMING = ("notebook", "size", "seconds", "machine")
+MARKER = re.compile(r"<!-- value:(\w+) -->(.*?)<!-- /value -->", re.DOTALL)
+
+
+def write(name: str, rows, size: str, notebook: str) -> Path:
+    """Store a result (a dict, a list of dicts or a DataFrame) as results/<name>.json."""
+    if isinstance(rows, pd.DataFrame):
+        rows = rows.to_dict("records")
+    path = reports(size) / "results" / f"{checked_name(name)}.json"
+    save_json(path, {"notebook": notebook, "size": size, "rows": plain(rows, name)})
+    return path
+
+
+def read(name: str, size: str):
+    """The rows which `write` stored."""
+    return json.loads((reports(size) / "results" / f"{name}.json").read_text("utf-8"))["rows"]
+
+
+def quality(
+    name: str, value: float, low: float | None, high: float | None, n: int, seeds, size: str, notebook: str
+) -> None:
+    """Put one quality figure, with its interval (None: has none), into quality.json over its older self.
+
+    `n` counts what the interval is over; `seeds` is how many runs, or which. Shares are in [0, 1].
+    """
+    entry = dict(zip(QUALITY, (checked_name(name), value, low, high, n, seeds, size, notebook), strict=True))
+    entry = plain(entry, name)
+    if value is None or (low is not None and value < low) or (high is not None and value > high):
+        raise ValueError(f"{name}: value {value} lies outside its interval [{low}, {high}]")
+    if not n > 0:
+        raise ValueError(f"{name}: n must be at least 1, got {n}")
+    upsert(reports(size) / "quality.json", entry, ("name", "size"), QUALITY)
+
+
+def quality_entries(size: str) -> list[dict]:
+    """The quality figures of one size."""
+    entries = read_list(reports(size) / "quality.json", QUALITY)
+    return [entry for entry in entries if entry["size"] == size]
+
+
+def quality_table(size: str) -> pd.DataFrame:
+    """The quality figures of one size as a table, sorted by name."""
+    return pd.DataFrame(quality_entries(size), columns=QUALITY)
+
+
+def timing(notebook: str, size: str, seconds: float, machine: Mapping) -> None:
+    """Put what a notebook's execution took into timings.json; with a warm cache that says little."""
+    entry = dict(zip(TIMING, (notebook, size, round(seconds, 1), dict(machine)), strict=True))
+    upsert(reports(size) / "timings.json", plain(entry, notebook), ("notebook", "size"), TIMING)
+
+
+# --- text -------------------------------------------------------------------------------------------
+
+
+def interval(value: float, low: float | None, high: float | None, digits: int = 2, unit: str = "") -> str:
+    """`0.34 [0.30, 0.39]`, or the value alone where there is no interval."""
+    unit = f" {unit}" if unit else ""
+    if low is None or high is None:
+        return f"{value:.{digits}f}{unit}"
+    return f"{value:.{digits}f}{unit} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def percent(value: float, low: float | None = None, high: float | None = None) -> str:
+    """A share in [0, 1] as `34.4 % [30.1, 38.9]`."""
+    return interval(*(None if x is None else 100 * x for x in (value, low, high)), digits=1, unit="%")
+
+
+def readme_values(size: str) -> dict[str, str]:
+    """Text for each marker: NAME and NAME_percent of a quality figure, minutes_NOTEBOOK and minutes_total."""
+    values = {}
+    for entry in quality_entries(size):
+        numbers = entry["value"], entry["low"], entry["high"]
+        values[entry["name"]] = interval(*numbers)
+        values[f"{entry['name']}_percent"] = percent(*numbers)
+    timings = [t for t in read_list(reports(size) / "timings.json", TIMING) if t["size"] == size]
+    if timings:
+        values |= {f"minutes_{t['notebook']}": f"{t['seconds'] / 60:.1f}" for t in timings}
+        values["minutes_total"] = f"{sum(t['seconds'] for t in timings) / 60:.0f}"
+    return values
+
+
+def fill_readme(readme: Path, values: Mapping[str, str]) -> bool:
+    """Replace what stands between `<!-- value:NAME -->` and `<!-- /value -->`; True when that changed it."""
+    text = readme.read_text("utf-8")
+    markers = MARKER.findall(text)
+    if len(markers) != text.count("<!-- value:") or len(markers) != text.count("<!-- /value -->"):
+        raise ValueError(f"{readme.name}: a value marker is not closed or not opened")
+    if any("<!-- value:" in inside for _, inside in markers):
+        raise ValueError(f"{readme.name}: a value marker stands inside another")
+    if unknown := sorted({name for name, _ in markers} - set(values)):
+        raise ValueError(f"{readme.name}: no value is known for {', '.join(unknown)}")
+    filled = MARKER.sub(lambda m: f"<!-- value:{m[1]} -->{values[m[1]]}<!-- /value -->", text)
+    if filled != text:
+        atomic_write(readme, filled)
+    return filled != text
+
+
+# --- files ------------------------------------------------------------------------------------------
+
+
+def checked_name(name: str) -> str:
+    """The name, when it can be a file's and a README marker's."""
+    if not re.fullmatch(r"\w+", name):
+        raise ValueError(f"name {name!r}: use letters, digits and _")
+    return name
+
+
+def plain(obj, where: str):
+    """JSON's own values: numpy unwrapped, floats to six significant digits; refuses NaN and infinities."""
+    if isinstance(obj, Mapping):
+        return {str(key): plain(value, f"{where}.{key}") for key, value in obj.items()}
+    if isinstance(obj, (list, tuple, np.ndarray)):
+        return [plain(value, f"{where}[{i}]") for i, value in enumerate(obj)]
+    if isinstance(obj, (bool, np.bool_)):
+        return bool(obj)
+    if isinstance(obj, (int, np.integer)):
+        return int(obj)
+    if isinstance(obj, (float, np.floating)):
+        if not math.isfinite(obj):
+            raise ValueError(f"{where} is {obj}: give a finite number, or None where there is none")
+        return float(f"{obj:.6g}")
+    if obj is None or isinstance(obj, str):
+        return obj
+    raise ValueError(f"{where} is a {type(obj).__name__}: give numbers, text, lists or dicts")
+
+
+def read_list(path: Path, keys: tuple[str, ...]) -> list[dict]:
+    """A file's list of entries (empty without the file), each with exactly these keys."""
+    entries = json.loads(path.read_text("utf-8")) if path.exists() else []
+    for entry in entries:
+        if wrong := sorted(set(entry) ^ set(keys)):
+            raise ValueError(f"{path.name}: entry {entry} has unknown or missing keys: {', '.join(wrong)}")
+    return entries
+
+
+def upsert(path: Path, entry: dict, identity: tuple[str, ...], keys: tuple[str, ...]) -> None:
+    """Put the entry in place of the one with the same identity; the list stays sorted by identity."""
+    entries = {tuple(e[k] for k in identity): e for e in [*read_list(path, keys), entry]}
+    save_json(path, [entries[key] for key in sorted(entries)])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python -m lib.report --size SIZE`: write the measured numbers into README.md."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--size", default="laptop")
+    size = parser.parse_args(argv).size
+    if size == "smoke":  # a smoke test's numbers mean nothing
+        return 0
+    try:
+        fill_readme(ROOT / "README.md", readme_values(size))
+    except (OSError, ValueError) as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Prompts to images: a batched loop over the pipeline's own parts with a diffusers scheduler."""
+
+import hashlib
+import sys
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from tqdm.auto import tqdm
+
+
+def seed_of(*parts) -> int:
+    """A 63-bit seed that depends on all `parts` (strings and integers) and nothing else."""
+    text = "\x1f".join(map(str, parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def start_noise(pipe: StableDiffusionPipeline, seeds: Sequence[int]) -> torch.Tensor:
+    """Unit noise, float32 [image, channel, height, width], one CPU generator an image."""
+    config = pipe.unet.config
+    shape = (config.in_channels, config.sample_size, config.sample_size)
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds])
+
+
+@torch.no_grad()
+def encode_texts(pipe: StableDiffusionPipeline, texts: Sequence[str], batch: int = 256) -> torch.Tensor:
+    """Text states [text, token, width] of the pipeline's encoder; each distinct text is encoded once."""
+    distinct = list(dict.fromkeys(texts))
+    states = []
+    for i in range(0, len(distinct), batch):
+        tokens = pipe.tokenizer(
+            distinct[i : i + batch], padding="max_length", truncation=True,
+            max_length=pipe.tokenizer.model_max_length, return_tensors="pt",
+        )  # fmt: skip
+        states.append(pipe.text_encoder(tokens.input_ids.to(pipe.device)).last_hidden_state)
+    row = {text: i for i, text in enumerate(distinct)}
+    return torch.cat(states)[[row[t] for t in texts]]
+
+
+@torch.no_grad()
+def sample(
+    pipe: StableDiffusionPipeline,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    guidance_scale: float,
+    steps: int = 12,
+    negative_prompt: str = "",
+    batch: int = 64,
+    progress: str | None = None,
+    save: Callable[[int, np.ndarray], None] | None = None,
+) -> np.ndarray:
+    """One image a prompt: uint8 [image, height, width, 3].
+
+    Classifier-free guidance (Ho & Salimans 2022) with the pipeline's scheduler. An image depends on its prompt and seed
+    alone, to 1/255, not on batch size or order. `save(first, images)` is told each finished batch. `progress` names a
+    progress bar. Raises ValueError on no prompts or on unequal lengths.
+    """
+    if not len(prompts):
+        raise ValueError("no prompts: give at least one prompt to sample from")
+    if len(prompts) != len(seeds):
+        raise ValueError(f"need one seed a prompt, got {len(prompts)} prompts and {len(seeds)} seeds")
+    states = encode_texts(pipe, prompts)
+    empty = encode_texts(pipe, [negative_prompt])
+    guided = guidance_scale != 1.0
+    out = []
+    bar = tqdm(total=len(prompts), desc=progress, unit="image", disable=progress is None, file=sys.stdout, mininterval=5)
+    for i in range(0, len(prompts), batch):
+        text = states[i : i + batch]
+        x = start_noise(pipe, seeds[i : i + batch]).to(pipe.device)
+        both = torch.cat([empty.expand_as(text), text]) if guided else text
+        scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+        scheduler.set_timesteps(steps, device=pipe.device)
+        x = x * scheduler.init_noise_sigma
+        for t in scheduler.timesteps:
+            scaled = scheduler.scale_model_input(torch.cat([x, x]) if guided else x, t)
+            scaled = scaled.contiguous(memory_format=torch.channels_last)
+            noise = pipe.unet(scaled, t, encoder_hidden_states=both, return_dict=False)[0]
+            if guided:
+                without, given = noise.chunk(2)
+                noise = without + guidance_scale * (given - without)
+            x = scheduler.step(noise, t, x, return_dict=False)[0]
+        images = decode(pipe, x)
+        out.append(images)
+        if save:
+            save(i, images)
+        bar.update(len(images))
+    bar.close()
+    return np.concatenate(out)
+
+
+@torch.no_grad()
+def decode(pipe: StableDiffusionPipeline, latents: torch.Tensor) -> np.ndarray:
+    """Latents [image, channel, height, width] to uint8 images [image, height, width, 3]."""
+    latents = latents.contiguous(memory_format=torch.channels_last)
+    pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
+    return ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().permute(0, 2, 3, 1).cpu().numpy().astype(np.uint8)
+
+
+@torch.no_grad()
+def encode(pipe: StableDiffusionPipeline, images: np.ndarray, batch: int = 128) -> torch.Tensor:
+    """uint8 images [image, height, width, 3] to latents, float32 [image, channel, height, width]."""
+    out = []
+    for i in range(0, len(images), batch):
+        x = to_pixels(images[i : i + batch]).to(pipe.device).contiguous(memory_format=torch.channels_last)
+        out.append(pipe.vae.encode(x).latent_dist.mode() * pipe.vae.config.scaling_factor)
+    return torch.cat(out)
+
+
+def to_pixels(images: np.ndarray) -> torch.Tensor:
+    """uint8 [image, height, width, 3] to float [image, 3, height, width] in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1

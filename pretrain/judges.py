@@ -1,0 +1,155 @@
+"""judge-a, judge-b and the feature network: trained on renders, on decoded and regenerated ones, and on spoiled scenes."""
+
+import sys
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from lib.judges import HEADS, FeatureNet, Judge, look, truth
+from lib.paths import CACHE, MODELS
+from lib.prompts import Attributes, write
+from lib.sampling import decode, encode, encode_texts, to_pixels
+from lib.world import BAD_KINDS, Scene, render, render_bad
+from pretrain.common import DEVICE, autocast, halve, spent, train, write_card
+from pretrain.vae import HELD_OUT, random_scene
+
+BATCH = 128
+UNKNOWN = -100  # a class that the loss passes over
+
+
+def labelled(rng: np.random.Generator, count: int, bad_share: float = 0.3) -> tuple[np.ndarray, np.ndarray, list[Scene]]:
+    """Renders uint8 [count, 64, 64, 3], classes int64 [count, head] in the order of HEADS, and the scenes asked for."""
+    images, classes, scenes = [], [], []
+    for _ in range(count):
+        scene, pixels = random_scene(rng)
+        scene = Scene(scene.count, scene.colour, scene.object, scene.background)
+        right = truth(scene)
+        if rng.random() < bad_share:
+            kind = str(rng.choice(BAD_KINDS))
+            images.append(render_bad(kind, scene, rng))
+            if kind == "none":
+                right |= {"count": 0, "colour": HEADS["colour"] - 1, "object": HEADS["object"] - 1}
+            elif kind == "more than six":
+                right |= {"count": 7}
+            else:
+                right |= {"count": UNKNOWN, "colour": UNKNOWN, "object": HEADS["object"] - 1}
+        else:
+            images.append(render(scene, rng, pixels))
+        classes.append([right[h] for h in HEADS])
+        scenes.append(scene)
+    return np.stack(images), np.array(classes), scenes
+
+
+@torch.no_grad()
+def regenerate(pipe, images: np.ndarray, scenes: list[Scene], strength: np.ndarray, seed: int) -> np.ndarray:
+    """Images noised to `strength` in [0, 1) of the schedule and denoised by the generator in four DDIM steps."""
+    g = torch.Generator().manual_seed(seed)
+    prompts = [write(Attributes(s.object, s.count, s.colour, s.background)) for s in scenes]
+    states = encode_texts(pipe, prompts)
+    x = encode(pipe, images)
+    alphas = pipe.scheduler.alphas_cumprod.to(pipe.device)
+    t = torch.as_tensor((strength * 999).astype(int)).to(pipe.device)
+    a, s = (alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None])
+    x = a * x + s * torch.randn(x.shape, generator=g).to(pipe.device)
+    for share in (0.75, 0.5, 0.25, 0.0):
+        v = pipe.unet(x, t, encoder_hidden_states=states).sample
+        clean, noise = a * x - s * v, s * x + a * v
+        t = torch.as_tensor((strength * share * 999).astype(int)).to(pipe.device)
+        a, s = (alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None])
+        if share == 0:
+            return decode(pipe, clean)
+        x = a * clean + s * noise
+
+
+def worn(pipe, part: int, count: int = 500) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decoded and regenerated scenes, as the generator's images look: uint8 [count, 64, 64, 3] and classes, cached.
+
+    Two in five are decoded from lightly disturbed latents; the others are noised to 10-45 % of the schedule and denoised,
+    weakly enough that what they show remains.
+    """
+    path = CACHE / "pretrain" / "worn" / f"{part:03d}.safetensors"
+    if not path.exists():
+        rng = np.random.default_rng((13, part))
+        images, classes, scenes = labelled(rng, count)
+        n = 2 * count // 5
+        with torch.no_grad():
+            z = encode(pipe, images[:n])
+            disturbed = torch.as_tensor(rng.uniform(0, 0.35, (n, 1, 1, 1)), dtype=torch.float32).to(DEVICE)
+            g = torch.Generator().manual_seed(part)
+            first = decode(pipe, z + disturbed * torch.randn(z.shape, generator=g).to(DEVICE))
+        second = regenerate(pipe, images[n:], scenes[n:], rng.uniform(0.1, 0.45, count - n), part)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_suffix(".partial")
+        save_file({"images": torch.from_numpy(np.concatenate([first, second])), "classes": torch.from_numpy(classes)}, new)
+        new.replace(path)
+    tensors = load_file(path)
+    return tensors["images"], tensors["classes"]
+
+
+def quality(judge: Judge, pipe, count: int = 2_000) -> dict[str, float]:
+    """Accuracy by head on held-out clean renders and on the same renders passed through the autoencoder."""
+    images, classes, _ = labelled(np.random.default_rng(HELD_OUT + 5), count, bad_share=0.0)
+    decoded = np.concatenate([decode(pipe, encode(pipe, images[i : i + 200])) for i in range(0, count, 200)])
+    out = {}
+    for name, shown in (("renders", images), ("decoded", decoded)):
+        seen = look(judge, shown)
+        for j, head in enumerate(HEADS):
+            out[f"{head} {name}"] = round(float((seen[head].argmax(1) == classes[:, j]).mean()), 4)
+    return out
+
+
+def fit(name: str, network, forward, pipe, worn_parts: int, minutes: float | None, seed: int, steps: int) -> None:
+    """Train a network whose `forward(pixels)` gives logits by head, half on fresh renders and half on worn ones."""
+    parts = [worn(pipe, i) for i in range(worn_parts)]
+    images, classes = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+    def loss(step: int) -> torch.Tensor:
+        rng = np.random.default_rng((17, seed, step))
+        fresh, right, _ = labelled(rng, BATCH // 2)
+        pick = torch.from_numpy(rng.integers(len(images), size=BATCH // 2))
+        pixels = to_pixels(np.concatenate([fresh, images[pick].numpy()])).to(DEVICE)
+        pixels = pixels + torch.as_tensor(rng.normal(0, 0.02, (BATCH, 3, 1, 1)), dtype=torch.float32).to(DEVICE)
+        target = torch.cat([torch.from_numpy(right), classes[pick]]).to(DEVICE)
+        with autocast():
+            logits = forward(pixels.contiguous(memory_format=torch.channels_last))
+        return sum(F.cross_entropy(logits[h].float(), target[:, j], ignore_index=UNKNOWN) for j, h in enumerate(HEADS))
+
+    train(name, network, loss, steps, minutes=minutes, lr=0.01, adam_lr=1e-3, every=100)
+
+
+def main(which: str, minutes: float | None = None, worn_parts: int = 24) -> None:
+    """Train one of `a`, `b`, `features`; save it as float16 with its card."""
+    pipe = StableDiffusionPipeline.from_pretrained(MODELS / "mini-sd").to(DEVICE)
+    pipe.vae.to(memory_format=torch.channels_last)
+    seed = {"a": 31, "b": 32, "features": 33}[which]
+    torch.manual_seed(seed)
+    if which == "features":
+        network = FeatureNet().to(DEVICE, memory_format=torch.channels_last)
+
+        def forward(x):
+            features = network(x)
+            return {h: head(F.relu(features)) for h, head in network.heads.items()}
+    else:
+        network = forward = Judge(which).to(DEVICE, memory_format=torch.channels_last)
+    name = f"judge-{which}" if which != "features" else which
+    fit(name, network, forward, pipe, worn_parts, minutes, seed, 4_000)
+    folder = MODELS / name
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
+    halve(folder / "model.safetensors")
+    card = {
+        "model": {"a": "convolutional", "b": "transformer", "features": "convolutional, 64 features"}[which],
+        "data": "renders of uniform attributes and independent sizes, three in ten spoiled; half of each batch decoded, "
+        f"or noised and denoised by the generator ({500 * worn_parts} images)",
+        "batch": BATCH, "seed": seed, **spent(name),
+    }  # fmt: skip
+    if which != "features":
+        card["held-out accuracy"] = quality(network, pipe)
+    write_card(folder, card)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else None)

@@ -1,0 +1,178 @@
+"""A stage is made once for what makes it, survives a kill, and notices damage."""
+
+import multiprocessing
+import time
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pytest
+
+from lib import cache
+
+SOURCES = {
+    "lib.a": "from lib import b\nimport lib.paths\ndef f():\n    '''Doc.'''\n    return b.x",
+    "lib.b": "from .c import y\nx = 1",
+    "lib.c": "y = 2",
+    "lib.lonely": "z = 3",
+    "lib.paths": "ROOT = 1",
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    steps: int = 3
+    rate: float = 0.1
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "CACHE", tmp_path)
+
+
+def writer(calls, text="hello"):
+    """A make function that counts its calls."""
+
+    def make(folder):
+        calls.append(1)
+        (folder / "deep").mkdir()
+        (folder / "deep" / "out.txt").write_text(text)
+
+    return make
+
+
+def test_the_same_recipe_is_made_once_and_found_again():
+    calls = []
+    first = cache.stage("draw", Spec(), {"x": "d1"}, writer(calls))
+    second = cache.stage("draw", Spec(), {"x": "d1"}, writer(calls))
+    assert first == second and len(calls) == 1
+    assert (second.path / "deep" / "out.txt").read_text() == "hello"
+
+
+@pytest.mark.parametrize(
+    "name, spec, inputs",
+    [("paint", Spec(), {"x": "d1"}), ("draw", Spec(rate=0.2), {"x": "d1"}),
+     ("draw", Spec(), {"x": "d2"}), ("draw", Spec(), {"y": "d1"})],
+)  # fmt: skip
+def test_another_name_spec_or_input_is_another_entry(name, spec, inputs):
+    first = cache.stage("draw", Spec(), {"x": "d1"}, writer([]))
+    assert cache.stage(name, spec, inputs, writer([])).key != first.key
+
+
+def test_an_input_counts_by_its_files_and_not_by_how_it_was_made():
+    same = [cache.stage("draw", {"i": i}, {}, writer([])) for i in (1, 2)]
+    other = cache.stage("draw", {"i": 3}, {}, writer([], "bye"))
+    assert same[0].digest == same[1].digest != other.digest
+    follow = [cache.stage("next", {}, {"x": a}, writer([])).key for a in (*same, other)]
+    assert follow[0] == follow[1] != follow[2]
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "added", "manifest"])
+def test_a_damaged_entry_is_noticed_and_made_again(damage, capfd):
+    entry = cache.stage("draw", Spec(), {}, writer([]))
+    file = entry.path / "deep" / "out.txt"
+    if damage == "changed":
+        file.write_text("hellO")
+    elif damage == "missing":
+        file.unlink()
+    elif damage == "added":
+        (entry.path / "more.txt").write_text("")
+    else:
+        (entry.path / "manifest.json").write_text("{")
+    calls = []
+    again = cache.stage("draw", Spec(), {}, writer(calls))
+    assert len(calls) == 1 and again.digest == entry.digest
+    assert "damaged" in (said := capfd.readouterr().err) and said.count("\n") == 1
+    assert sorted(p.name for p in again.path.iterdir()) == ["deep", "manifest.json"]
+
+
+def test_a_killed_stage_finds_its_checkpoints_but_no_half_written_result():
+    def killed(folder):
+        (folder / "_partial").mkdir()
+        (folder / "_partial" / "step").write_text("7")
+        (folder / "half.bin").write_text("hal")
+        raise KeyboardInterrupt
+
+    def resumed(folder):
+        assert (folder / "_partial" / "step").read_text() == "7"
+        assert not (folder / "half.bin").exists()
+        (folder / "out.txt").write_text("done")
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.stage("train", Spec(), {}, killed)
+    # The key holds the module's source, not the function: the second `make` takes up the first one's work.
+    entry = cache.stage("train", Spec(), {}, resumed)
+    assert sorted(p.name for p in entry.path.iterdir()) == ["manifest.json", "out.txt"]
+
+
+def slow(folder):
+    for i in range(5):
+        (folder / f"{i}.txt").write_text(str(time.time_ns()))
+        time.sleep(0.03)
+
+
+def test_two_processes_that_want_one_entry_make_one_sound_entry():
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=cache.stage, args=("slow", {}, {}, slow)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    entry = cache.stage("slow", {}, {}, lambda folder: pytest.fail("made a third time"))
+    assert len(list(entry.path.iterdir())) == 6
+
+
+def test_comments_docstrings_and_layout_are_not_code():
+    said = "def f(a):\n    'Doc.'\n    return a  # a comment"
+    assert cache.code_digest(said) == cache.code_digest("def f(a): return a")
+    assert cache.code_digest("x = 'Doc.'") != cache.code_digest("x = 'Cod.'")
+    assert cache.code_digest("x = 1.0") != cache.code_digest("x = 1")
+
+
+@pytest.mark.parametrize("changed, counts", [("a", 1), ("b", 1), ("c", 1), ("lonely", 0), ("paths", 0)])
+def test_the_source_of_a_stage_is_its_module_and_what_that_imports(changed, counts):
+    edited = SOURCES | {f"lib.{changed}": SOURCES[f"lib.{changed}"] + "\nw = 9"}
+    differs = cache.source_fingerprint("lib.a", edited) != cache.source_fingerprint("lib.a", SOURCES)
+    assert differs == bool(counts)
+
+
+def test_this_studys_own_modules_are_known_and_their_plumbing_is_left_out():
+    assert {"lib.cache", "lib.paths"} <= set(cache.SOURCES)
+    assert cache.source_fingerprint("lib.cache") == cache.digest_of({})
+
+
+def test_what_cannot_be_keyed_is_refused():
+    def in_notebook(folder): ...
+
+    in_notebook.__module__ = "__main__"
+    for make in (in_notebook, partial(in_notebook, 1)):
+        with pytest.raises(ValueError, match="put .*in_notebook in lib"):
+            cache.stage("draw", {}, {}, make)
+    for bad in (float("nan"), np.zeros(2), len):
+        with pytest.raises(ValueError, match="plain finite values"):
+            cache.stage("draw", {"a": bad}, {}, writer([]))
+    with pytest.raises(ValueError, match="stage name"):
+        cache.stage("Draw it", {}, {}, writer([]))
+    with pytest.raises(ValueError, match="wrote no file"):
+        cache.stage("draw", {}, {}, lambda folder: None)
+
+
+def test_arrays_come_back_as_they_went(tmp_path):
+    arrays = {"t": np.arange(6.0).reshape(2, 3).T, "s": np.float32(2.5), "u": np.zeros((0, 4), np.uint8)}
+    cache.save_arrays(tmp_path / "a.safetensors", arrays)
+    back = cache.load_arrays(tmp_path / "a.safetensors")
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(back[name], array)
+        assert back[name].dtype == array.dtype and back[name].shape == array.shape
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "x" / "a.json"
+    cache.save_json(path, {"b": 1, "a": 2})
+    with pytest.raises(ValueError):
+        cache.save_json(path, {"a": float("inf")})
+    with pytest.raises(TypeError):
+        cache.atomic_write(path, 3)
+    assert path.read_text() == '{\n "a": 2,\n "b": 1\n}\n'
+    assert [p.name for p in path.parent.iterdir()] == ["a.json"]
