@@ -4,15 +4,16 @@ judge-a (convolutions) is the eye of the simulated raters; judge-b (a transforme
 result. Both also know what is no clean scene: none or more than six objects, mixed or unrecognisable ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lib.cache import Artifact, load_arrays, save_arrays, stage
 from lib.prompts import Attributes, parse
-from lib.sampling import to_pixels
+from lib.sampling import load_images, to_pixels
 from lib.world import BACKGROUNDS, COLOURS, OBJECTS, Scene
 
 COLOUR_CLASSES = (None, *COLOURS)  # None is an object's natural colours
@@ -145,3 +146,12 @@ def truth(scene: Scene) -> dict[str, int]:
         "count": scene.count, "colour": COLOUR_CLASSES.index(scene.colour), "object": OBJECTS.index(scene.object),
         "background": BACKGROUNDS.index(scene.background),
     }  # fmt: skip
+
+
+def looked_at(images: Artifact, load: Callable[[], Judge], digest: str) -> dict[str, np.ndarray]:
+    """The stage of a judge's chances by head [image, class] of a set of images; `digest` is of the judge's weights."""
+
+    def make(folder) -> None:
+        save_arrays(folder / "chances.safetensors", look(load(), load_images(images).pixels))
+
+    return load_arrays(stage("looks", {}, {"images": images, "judge": digest}, make).path / "chances.safetensors")

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown, display, update_display
 
 from lib.cache import atomic_write, save_json
+from lib.config import SIZES
 from lib.paths import ROOT, reports
 
 QUALITY = ("name", "value", "low", "high", "n", "seeds", "size", "notebook")
@@ -67,6 +69,38 @@ def timing(notebook: str, size: str, seconds: float, machine: Mapping) -> None:
     """Put what a notebook's execution took into timings.json; with a warm cache that says little."""
     entry = dict(zip(TIMING, (notebook, size, round(seconds, 1), dict(machine)), strict=True))
     upsert(reports(size) / "timings.json", plain(entry, notebook), ("notebook", "size"), TIMING)
+
+
+# --- a notebook's first screen ----------------------------------------------------------------------
+
+
+class Opening(Markdown):
+    """A notebook's answer and minutes; shown so that `answer` can renew it where it stands."""
+
+    def _ipython_display_(self) -> None:
+        display(Markdown(self.data), display_id="opening")
+
+
+def opening(notebook: str, size: str) -> Opening:
+    """The stored answer of the notebook's last run at this size, and the minutes of its last run at each."""
+    path = reports(size) / "results" / f"answer_{checked_name(notebook)}.json"
+    text = json.loads(path.read_text("utf-8"))["rows"]["text"] if path.exists() else "not run yet"
+    took = {}
+    for entry in (e for s in SIZES for e in read_list(reports(s) / "timings.json", TIMING)):
+        if entry["notebook"] == notebook:
+            cores = entry["machine"].get("gpu") or f"{entry['machine'].get('cores')} cores"
+            took[entry["size"]] = f"{entry['seconds'] / 60:.1f} min ({cores})"
+    takes = "; ".join(f"{s}: {took.get(s, 'not run yet')}" for s in SIZES)
+    return Opening(f"**Answer in one line** (size {size}): {text}\n\n**Takes** (last run): {takes}")
+
+
+def answer(notebook: str, text: str, size: str) -> Markdown:
+    """Store the answer in one line as results/answer_<notebook>.json, and renew the first screen."""
+    if not text.strip() or "\n" in text:
+        raise ValueError(f"{notebook}: the answer is one line of text, got {text!r}")
+    write(f"answer_{notebook}", {"text": text}, size, notebook)
+    update_display(Markdown(opening(notebook, size).data), display_id="opening")
+    return Markdown(f"**Answer in one line**: {text}")
 
 
 # --- text -------------------------------------------------------------------------------------------

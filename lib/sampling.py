@@ -2,12 +2,17 @@
 
 import hashlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from diffusers import StableDiffusionPipeline
 from tqdm.auto import tqdm
+
+from lib.cache import Artifact, load_arrays, save_arrays, stage
 
 
 def seed_of(*parts) -> int:
@@ -49,13 +54,11 @@ def sample(
     negative_prompt: str = "",
     batch: int = 64,
     progress: str | None = None,
-    save: Callable[[int, np.ndarray], None] | None = None,
 ) -> np.ndarray:
     """One image a prompt: uint8 [image, height, width, 3].
 
     Classifier-free guidance (Ho & Salimans 2022) with the pipeline's scheduler. An image depends on its prompt and seed
-    alone, to 1/255, not on batch size or order. `save(first, images)` is told each finished batch. `progress` names a
-    progress bar. Raises ValueError on no prompts or on unequal lengths.
+    alone, to 1/255, not on batch size or order. `progress` names a progress bar. Raises ValueError on no prompts or on unequal lengths.
     """
     if not len(prompts):
         raise ValueError("no prompts: give at least one prompt to sample from")
@@ -81,11 +84,8 @@ def sample(
                 without, given = noise.chunk(2)
                 noise = without + guidance_scale * (given - without)
             x = scheduler.step(noise, t, x, return_dict=False)[0]
-        images = decode(pipe, x)
-        out.append(images)
-        if save:
-            save(i, images)
-        bar.update(len(images))
+        out.append(decode(pipe, x))
+        bar.update(len(x))
     bar.close()
     return np.concatenate(out)
 
@@ -111,3 +111,70 @@ def encode(pipe: StableDiffusionPipeline, images: np.ndarray, batch: int = 128) 
 def to_pixels(images: np.ndarray) -> torch.Tensor:
     """uint8 [image, height, width, 3] to float [image, 3, height, width] in [-1, 1]."""
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images uint8 [image, height, width, 3] with the prompt, the number within the prompt and the digest of each."""
+
+    pixels: np.ndarray
+    prompts: list[str]
+    numbers: list[int]
+    digests: list[str]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+def image_digest(pixels: np.ndarray) -> str:
+    """SHA-256 of one image's uint8 pixels."""
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def sampled(
+    load: Callable[[], StableDiffusionPipeline],
+    generator: Mapping[str, Artifact | str],
+    prompts: Sequence[str],
+    numbers: Sequence[int],
+    stream: str,
+    *,
+    guidance_scale: float,
+    steps: int,
+) -> Artifact:
+    """The stage of images: one a prompt and number, kept in parts of 512 so that a killed run goes on.
+
+    `load` gives the pipeline, `generator` the digests of what it loads. The start noise depends on `stream`, prompt and
+    number alone: two generators on one stream start from the same noise.
+    """
+    spec = {
+        "prompts": list(prompts), "numbers": [int(n) for n in numbers], "stream": stream,
+        "guidance_scale": guidance_scale, "steps": steps,
+    }  # fmt: skip
+
+    def make(folder: Path) -> None:
+        seeds = [seed_of(stream, p, n) for p, n in zip(prompts, numbers, strict=True)]
+        parts, pipe = [], None
+        for first in range(0, len(seeds), 512):
+            path = folder / "_partial" / f"{first:06d}.safetensors"
+            if not path.exists():
+                pipe = pipe or load()
+                here = slice(first, first + 512)
+                name = f"{stream}: images {first}-{min(first + 512, len(seeds))} of {len(seeds)}"
+                pixels = sample(pipe, prompts[here], seeds[here], guidance_scale=guidance_scale, steps=steps, progress=name)
+                save_arrays(path, {"pixels": pixels})
+            parts.append(load_arrays(path)["pixels"])
+        pixels = np.concatenate(parts)
+        save_arrays(folder / "images.safetensors", {"pixels": pixels})
+        index = pd.DataFrame({"prompt": prompts, "number": numbers, "digest": [image_digest(x) for x in pixels]})
+        index.to_parquet(folder / "index.parquet", index=False)
+
+    if not len(prompts):
+        raise ValueError("no prompts: give at least one prompt to sample from")
+    return stage("images", spec, generator, make)
+
+
+def load_images(artifact: Artifact) -> ImageSet:
+    """The images that `sampled` made."""
+    index = pd.read_parquet(artifact.path / "index.parquet")
+    pixels = load_arrays(artifact.path / "images.safetensors")["pixels"]
+    return ImageSet(pixels, index.prompt.tolist(), index.number.tolist(), index.digest.tolist())

@@ -184,6 +184,8 @@ def background(name: str, rng: np.random.Generator) -> np.ndarray:
 
 def positions(count: int, pixels: int, rng: np.random.Generator) -> list[tuple[int, int]]:
     """Corners (x, y) of `count` glyphs that do not overlap: multiples of 16 px for glyphs of 16 px, of 8 px else."""
+    if count > (SIZE // pixels) ** 2:
+        raise ValueError(f"{count} glyphs of {pixels} px do not fit {SIZE} px: at most {(SIZE // pixels) ** 2}")
     step = 16 if pixels == 16 else CELL
     grid = [(x, y) for x in range(0, SIZE - pixels + 1, step) for y in range(0, SIZE - pixels + 1, step)]
     while True:

@@ -1,6 +1,7 @@
 """What all training runs share: Muon, one resumable loop, float16 safetensors with checksums and a model card."""
 
 import json
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -104,8 +106,11 @@ def train(
     """Minimise `loss(step)` for `steps` updates, or until `minutes` are spent; returns the averaged weights.
 
     The rate rises over 2 % of the run and falls linearly to zero. `loss` must draw all its randomness from its step, so
-    that a run killed and started again goes on where its last checkpoint was (one a minute, under the cache).
+    that a run killed and started again goes on where its last checkpoint was (one a minute, under the cache). Under
+    `torchrun` each process takes batches of its own and gradients are averaged: on a CPU two processes of one thread are
+    almost twice as fast as one process of two.
     """
+    rank, world = processes()
     folder = CACHE / "pretrain" / name
     folder.mkdir(parents=True, exist_ok=True)
     optimiser = Muon(module, lr, adam_lr)
@@ -116,16 +121,17 @@ def train(
     running = None
     while done < steps:
         elapsed = spent + time.monotonic() - started
-        progress = max(done / steps, elapsed / (60 * minutes) if minutes else 0.0)
+        progress = agreed(max(done / steps, elapsed / (60 * minutes) if minutes else 0.0))
         if progress >= 1:
             break
         for group in optimiser.param_groups:
             group["lr"] = group["base_lr"] * min(1.0, (progress + 1e-4) / 0.02) * (1 - progress)
-        value = loss(done)
+        value = loss(world * done + rank)
         if not torch.isfinite(value):
             raise ValueError(f"{name}: the loss is {value.item()} at step {done}; lower the learning rate")
         module.zero_grad(set_to_none=True)
         value.backward()
+        average_gradients(module)
         optimiser.step()
         done += 1
         decay = min(average, (1 + done) / (10 + done))
@@ -135,15 +141,46 @@ def train(
             else:
                 ema[k] = v.detach().clone()
         running = value.item() if running is None else 0.98 * running + 0.02 * value.item()
-        if done % every == 0:
+        if rank == 0 and done % every == 0:
             rate = done / max(elapsed, 1e-9)
             print(f"{name} {done} loss {running:.4f} {rate:.2f}/s {progress:.0%} {log() if log else ''}", flush=True)
-        if time.monotonic() - saved > 60:
+        if rank == 0 and time.monotonic() - saved > 60:
             saved = time.monotonic()
             _save(folder, module, optimiser, ema, done, spent + saved - started)
-    _save(folder, module, optimiser, ema, done, spent + time.monotonic() - started)
+    if rank == 0:
+        _save(folder, module, optimiser, ema, done, spent + time.monotonic() - started)
     module.load_state_dict({k: v.to(module.state_dict()[k].dtype) for k, v in ema.items()})
     return module.eval()
+
+
+def processes() -> tuple[int, int]:
+    """This process's rank and the number of processes."""
+    if "WORLD_SIZE" not in os.environ:
+        return 0, 1
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if DEVICE.type == "cuda" else "gloo")
+    return dist.get_rank(), dist.get_world_size()
+
+
+def agreed(value: float) -> float:
+    """Rank 0's value, on every rank."""
+    if processes()[1] == 1:
+        return value
+    shared = torch.tensor([value], dtype=torch.float64, device=DEVICE)
+    dist.broadcast(shared, 0)
+    return float(shared)
+
+
+def average_gradients(module: torch.nn.Module) -> None:
+    """The mean of all processes' gradients, in place."""
+    world = processes()[1]
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    if world == 1:
+        return
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    for g, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        g.copy_(part.view(g.shape) / world)
 
 
 def _save(folder: Path, module, optimiser, ema: dict, done: int, seconds: float) -> None:

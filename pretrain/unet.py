@@ -45,7 +45,9 @@ def corpus_chunk(index: int, vae: AutoencoderKL) -> tuple[torch.Tensor, list[str
 
 def schedule() -> dict:
     """The noise schedule, shared by training and every sampler."""
-    return dict(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+    return dict(
+        num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", steps_offset=1
+    )
 
 
 def make_unet(channels: tuple[int, int] = (64, 128)) -> UNet2DConditionModel:

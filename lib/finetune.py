@@ -1,0 +1,182 @@
+"""Fine-tuning by reward-weighted likelihood plus the pre-training loss. Lee et al. 2023, section 3.3.
+
+L = E_model[r(x, z) l(x | z)] + beta E_pre[l(x | z)], with l the denoising loss that stands for -log p. The whole U-Net is
+tuned, the text encoder is frozen; latents and text states are computed once.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lib.cache import Artifact, stage
+
+
+@dataclass(frozen=True)
+class FinetuneSpec:
+    """One arm. AdamW's settings are the paper's (appendix); rate, beta and updates are chosen in notebook 05."""
+
+    updates: int = 300
+    learning_rate: float = 5e-4
+    beta: float = 1.0
+    batch: tuple[int, int] = (64, 32)  # model-generated, pre-training
+    average: float = 0.0  # decay of an exponential moving average of the weights; 0 for none
+    clip: float = 1.0  # largest norm of the gradient
+    warmup: int = 20  # updates
+    keep: tuple[int, ...] = ()  # updates after which weights are kept besides the last
+    use_model: bool = True  # False: the pre-training loss alone (a control)
+    seed: int = 0
+
+
+@dataclass
+class Pairs:
+    """What a loss is over: latents [item, channel, height, width], text states [text, token, width], the text of each item
+    (int64 [item]) and its weight in [0, 1] (float32 [item])."""
+
+    latents: Tensor
+    states: Tensor
+    text: Tensor
+    weight: Tensor
+
+    def __post_init__(self):
+        if not len(self.latents) == len(self.text) == len(self.weight):
+            raise ValueError(f"{len(self.latents)} latents, {len(self.text)} texts and {len(self.weight)} weights: want as many")
+        if not torch.isfinite(self.weight).all() or self.weight.min() < 0:
+            raise ValueError("weights must be finite and at least 0")
+
+
+def denoising_loss(pipe: StableDiffusionPipeline, latents: Tensor, states: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """Squared error of each item, float [item], on the quantity that the model predicts (noise or v)."""
+    alphas = pipe.scheduler.alphas_cumprod.to(latents.device)[t][:, None, None, None]
+    a, s = alphas.sqrt(), (1 - alphas).sqrt()
+    kind = pipe.scheduler.config.prediction_type
+    if kind not in ("v_prediction", "epsilon"):
+        raise ValueError(f"unknown prediction type {kind!r}: v_prediction or epsilon")
+    target = a * noise - s * latents if kind == "v_prediction" else noise
+    noisy = (a * latents + s * noise).contiguous(memory_format=torch.channels_last)
+    out = pipe.unet(noisy, t, encoder_hidden_states=states, return_dict=False)[0]
+    return (out.float() - target).square().mean((1, 2, 3))
+
+
+def _draw(pairs: Pairs, count: int, g: torch.Generator, steps: int):
+    rows = torch.randint(len(pairs.latents), (count,), generator=g)
+    t = ((torch.arange(count) + torch.rand(count, generator=g)) * steps / count).long()
+    t = t[torch.randperm(count, generator=g)]
+    noise = torch.randn((count, *pairs.latents.shape[1:]), generator=g)
+    return rows, t, noise
+
+
+def finetune(
+    pipe: StableDiffusionPipeline,
+    model: Pairs,
+    pretraining: Pairs,
+    spec: FinetuneSpec,
+    folder: Path,
+    tell: Callable[[str], None] = print,
+) -> None:
+    """Tune `pipe.unet` in place; writes `unet-<updates>.safetensors` (float16) under `folder`.
+
+    An update's batch and noise depend on the spec's seed and the update alone, so arms that differ in weights or beta see
+    the same. Resumes from `folder/_partial`. Raises ValueError when the loss stops being finite.
+    """
+    unet, device = pipe.unet.train(), pipe.device
+    optimiser = torch.optim.AdamW(unet.parameters(), lr=spec.learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2)
+    names = [n for n, _ in unet.named_parameters()]
+    ema = {n: p.detach().clone() for n, p in unet.named_parameters()} if spec.average else {}
+    partial = folder / "_partial" / "state.safetensors"
+    done = _resume(partial, unet, optimiser, ema, names) if partial.exists() else 0
+    steps = pipe.scheduler.config.num_train_timesteps
+    for update in range(done, spec.updates):
+        g = torch.Generator().manual_seed(1_000_003 * spec.seed + update)
+        loss = torch.zeros((), device=device)
+        rows, t, noise = _draw(model, spec.batch[0], g, steps)
+        rows_pre, t_pre, noise_pre = _draw(pretraining, spec.batch[1], g, steps)
+        parts = []
+        if spec.use_model:
+            parts.append((model, rows, t, noise, model.weight[rows] / spec.batch[0]))
+        if spec.beta:
+            parts.append((pretraining, rows_pre, t_pre, noise_pre, spec.beta * pretraining.weight[rows_pre] / spec.batch[1]))
+        if not parts:
+            raise ValueError("nothing to learn from: use_model is False and beta is 0")
+        losses = denoising_loss(
+            pipe,
+            torch.cat([p.latents[r] for p, r, *_ in parts]).to(device),
+            torch.cat([p.states[p.text[r]] for p, r, *_ in parts]).to(device),
+            torch.cat([x[2] for x in parts]).to(device),
+            torch.cat([x[3] for x in parts]).to(device),
+        )
+        loss = (losses * torch.cat([x[4] for x in parts]).to(device)).sum()
+        if not torch.isfinite(loss):
+            raise ValueError(f"the fine-tuning loss is {loss.item()} at update {update}: lower the learning rate")
+        for group in optimiser.param_groups:
+            group["lr"] = spec.learning_rate * min(1.0, (update + 1) / max(1, spec.warmup))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), spec.clip)
+        optimiser.step()
+        for n, p in unet.named_parameters():
+            if ema:
+                ema[n].lerp_(p.detach(), 1 - min(spec.average, (1 + update) / (10 + update)))
+        if update + 1 in (*spec.keep, spec.updates):
+            weights = ema or dict(unet.named_parameters())
+            save_file({n: w.detach().half().cpu().contiguous() for n, w in weights.items()},
+                      folder / f"unet-{update + 1}.safetensors", {"format": "pt"})  # fmt: skip
+        if (update + 1) % 50 == 0 and update + 1 < spec.updates:
+            tell(f"update {update + 1} of {spec.updates}, loss {loss.item():.3f}")
+            _save(partial, unet, optimiser, ema, names, update + 1, folder)
+    unet.eval()
+
+
+def _save(path: Path, unet, optimiser, ema: dict, names: list[str], done: int, folder: Path) -> None:
+    tensors = {f"model.{n}": p.detach() for n, p in unet.named_parameters()} | {f"ema.{n}": v for n, v in ema.items()}
+    for i, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{names[i]}|{k}": v for k, v in state.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for kept in folder.glob("unet-*.safetensors"):  # the stage sweeps its folder after a kill, but not its checkpoints
+        (path.parent / kept.name).write_bytes(kept.read_bytes())
+    new = path.with_suffix(".new")
+    save_file({k: v.cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}, new, {"done": str(done)})
+    new.replace(path)
+
+
+def _resume(path: Path, unet, optimiser, ema: dict, names: list[str]) -> int:
+    tensors = load_file(path)
+    unet.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")}, strict=False)
+    ema.update({k[4:]: v for k, v in tensors.items() if k.startswith("ema.")})
+    states: dict[int, dict] = {}
+    for key, v in tensors.items():
+        if key.startswith("optimiser."):
+            name, k = key.removeprefix("optimiser.").split("|")
+            states.setdefault(names.index(name), {})[k] = v
+    optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
+    for kept in path.parent.glob("unet-*.safetensors"):
+        (path.parents[1] / kept.name).write_bytes(kept.read_bytes())
+    with safe_open(path, "pt") as file:
+        return int(file.metadata()["done"])
+
+
+def ceiling(reward: np.ndarray, good: np.ndarray) -> float:
+    """E[r good] / E[r]: the good share that the reward's weighting leaves among the training images, in [0, 1]."""
+    return float((reward * good).sum() / reward.sum())
+
+
+def tuned(
+    load: Callable[[], StableDiffusionPipeline],
+    model: Callable[[StableDiffusionPipeline], Pairs],
+    pretraining: Callable[[StableDiffusionPipeline], Pairs],
+    spec: FinetuneSpec,
+    inputs: Mapping[str, Artifact | str],
+) -> Artifact:
+    """The stage of one fine-tuned U-Net. `inputs` are the digests of the base, the two data sets and the weights."""
+
+    def make(folder: Path) -> None:
+        pipe = load()
+        finetune(pipe, model(pipe), pretraining(pipe), spec, folder)
+
+    return stage("unet", asdict(spec), inputs, make)

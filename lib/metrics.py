@@ -1,0 +1,95 @@
+"""Fidelity and diversity: Fréchet and kernel distance on our own features through torchmetrics, and what goes with them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from lib.sampling import to_pixels
+
+
+class Given(nn.Module):
+    """Features that were computed before, in torchmetrics' form."""
+
+    def __init__(self, dimension: int):
+        super().__init__()
+        self.num_features = dimension
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features
+
+
+@torch.no_grad()
+def features(network: nn.Module, images: np.ndarray, batch: int = 256) -> np.ndarray:
+    """Features float64 [image, feature] of uint8 images [image, height, width, 3]."""
+    device = next(network.parameters()).device
+    parts = [network(to_pixels(images[i : i + batch]).to(device)).cpu().numpy() for i in range(0, len(images), batch)]
+    return np.concatenate(parts).astype(np.float64)
+
+
+def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
+    """Fréchet distance of two sets of features [image, feature]; at least 0. Heusel et al. 2017.
+
+    Raises ValueError on fewer images a side than features: its covariance would be singular.
+    """
+    if min(len(real), len(fake)) < real.shape[1]:
+        raise ValueError(f"need at least {real.shape[1]} images a side, got {len(real)} and {len(fake)}")
+    metric = FrechetInceptionDistance(feature=Given(real.shape[1]), normalize=False).set_dtype(torch.float64)
+    metric.update(torch.from_numpy(real), real=True)
+    metric.update(torch.from_numpy(fake), real=False)
+    return max(0.0, float(metric.compute()))
+
+
+def kernel_distance(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> float:
+    """Kernel distance x 1000 (polynomial kernel, unbiased, mean of 20 subsets of half). Binkowski et al. 2018."""
+    size = min(len(real), len(fake)) // 2
+    metric = KernelInceptionDistance(feature=Given(real.shape[1]), subsets=20, subset_size=size, normalize=False)
+    metric = metric.set_dtype(torch.float64)
+    metric.update(torch.from_numpy(real), real=True)
+    metric.update(torch.from_numpy(fake), real=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return 1000 * float(metric.compute()[0])
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A distance with its 95 % interval over images."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def distance_with_interval(real: np.ndarray, fake: np.ndarray, draws: int = 20, seed: int = 0) -> Distance:
+    """Fréchet distance of all images, with an interval from `draws` subsamples without replacement.
+
+    Half of the images a side are drawn each time (a pair of real and generated images of one caption stays together). Around
+    the whole sample's value the halves spread as whole samples do around the population's; their bias, larger because there
+    are fewer of them, is not carried over: the interval is centred on the value.
+    """
+    if len(real) != len(fake):
+        raise ValueError(f"need as many real as generated images, got {len(real)} and {len(fake)}")
+    rng = np.random.default_rng(seed)
+    value = frechet_distance(real, fake)
+    halves = [rng.permutation(len(real))[: max(len(real) // 2, real.shape[1])] for _ in range(draws)]
+    if len(halves[0]) == len(real):
+        return Distance(value, value, value, len(real))
+    spread = 1.96 * float(np.std([frechet_distance(real[h], fake[h]) for h in halves], ddof=1))
+    return Distance(value, max(0.0, value - spread), value + spread, len(real))
+
+
+def diversity(x: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Mean Euclidean distance of features [image, feature] between two images of a group (prompt): float [group]."""
+    out = []
+    for group in dict.fromkeys(groups):
+        rows = x[groups == group]
+        if len(rows) < 2:
+            raise ValueError(f"diversity needs at least two images a prompt, {group!r} has {len(rows)}")
+        gaps = np.linalg.norm(rows[:, None] - rows[None], axis=-1)
+        out.append(gaps[np.triu_indices(len(rows), 1)].mean())
+    return np.array(out)

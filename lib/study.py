@@ -1,0 +1,215 @@
+"""The stages of the study in order, each kept under what made it: what the notebooks ask for by name.
+
+Nothing is computed before it is asked for; asked for again, it comes from the cache.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lib import finetune, judges, models, panel, prompts, reward, sampling, world
+from lib.cache import Artifact, digest_of
+from lib.config import GUIDANCE_SCALE, SAMPLING_STEPS, Size, size_named
+
+# The arms of Table 3 and two controls: (human-labelled only?, use of the model's images, beta > 0?, constant weight?)
+ARMS = {
+    "human-labelled only": dict(unlabelled=False, beta=False, constant=False, use_model=True),
+    "+ unlabelled": dict(unlabelled=True, beta=False, constant=False, use_model=True),
+    "+ pre-training loss": dict(unlabelled=True, beta=True, constant=False, use_model=True),
+    "pre-training loss alone": dict(unlabelled=True, beta=True, constant=False, use_model=False),
+    "r = mean": dict(unlabelled=True, beta=True, constant=True, use_model=True),
+}
+FULL_METHOD = "+ pre-training loss"
+
+
+class Study:
+    """One size of the study on the mini models."""
+
+    def __init__(self, size: str):
+        self.name, self.size = size, size_named(size)
+
+    # ---- models ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def base_digest(self) -> str:
+        return models.verify("mini-sd")
+
+    def generator(self, unet: Path | None = None) -> Callable:
+        """A function that loads the base, or the base with a fine-tuned U-Net."""
+        return lambda: models.load_generator("mini", unet)
+
+    # ---- images ----------------------------------------------------------------------------------------------
+
+    def sample(self, texts: list[str], numbers: list[int], stream: str, unet: tuple[Artifact, int] | None = None) -> Artifact:
+        """Images of the base, or of a U-Net after so many updates; one start noise a prompt, number and stream."""
+        generator, path = {"base": self.base_digest}, None
+        if unet is not None:
+            artifact, updates = unet
+            path = artifact.path / f"unet-{updates}.safetensors"
+            generator |= {"unet": artifact, "updates": str(updates)}
+        return sampling.sampled(
+            self.generator(path), generator, texts, numbers, stream, guidance_scale=GUIDANCE_SCALE, steps=SAMPLING_STEPS
+        )
+
+    def _grid(self, texts: list[str], images: list[int]) -> tuple[list[str], list[int]]:
+        pairs = [(p, k) for p, n in zip(texts, images, strict=True) for k in range(n)]
+        return [p for p, _ in pairs], [k for _, k in pairs]
+
+    @cached_property
+    def labelled_images(self) -> Artifact:
+        """The images that people label, by the grid of the size."""
+        texts = prompts.grid(counts=self.size.prompts)
+        by_category = dict(zip(prompts.CATEGORIES, self.size.images, strict=True))
+        return self.sample(*self._grid(texts, [by_category[prompts.parse(p).category] for p in texts]), "labelled")
+
+    @cached_property
+    def unlabelled_images(self) -> Artifact:
+        """More images of the same prompts, which only the reward judges."""
+        texts = prompts.grid(counts=self.size.prompts)
+        rng = np.random.default_rng(16)
+        drawn = sorted(rng.integers(len(texts), size=self.size.unlabelled).tolist())
+        return self.sample([texts[i] for i in drawn], _earlier(drawn), "unlabelled")
+
+    @cached_property
+    def unseen_images(self) -> Artifact:
+        """Images of prompts about unseen objects, on which rewards are tested."""
+        texts = prompts.unseen_prompts(self.size.unseen_prompts)
+        return self.sample(*self._grid(texts, [self.size.unseen_images] * len(texts)), "unseen")
+
+    def looks(self, images: Artifact, judge: str) -> dict[str, np.ndarray]:
+        """A judge's chances by head [image, class]."""
+        return judges.looked_at(images, lambda: models.load_judge(judge), models.verify(f"judge-{judge}"))
+
+    def verdicts(self, images: Artifact, judge: str) -> np.ndarray:
+        """A judge's verdict on each image for its prompt: bool [image]."""
+        return judges.verdicts(self.looks(images, judge), sampling.load_images(images).prompts)
+
+    # ---- labels ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def labels(self) -> pd.DataFrame:
+        """Two simulated labellers' labels of the labelled images."""
+        shown = sampling.load_images(self.labelled_images)
+        return panel.label_by_two(self.looks(self.labelled_images, "a"), shown.digests, shown.prompts)
+
+    @cached_property
+    def unseen_labels(self) -> pd.DataFrame:
+        """The same two labellers' labels of images of unseen objects: never trained on."""
+        shown = sampling.load_images(self.unseen_images)
+        return panel.label_by_two(self.looks(self.unseen_images, "a"), shown.digests, shown.prompts)
+
+    def targets(self, images: Artifact, table: pd.DataFrame) -> np.ndarray:
+        """1 good, 0 bad, NaN skipped, float [image]: the label of the labeller whose turn it was."""
+        shown = sampling.load_images(images)
+        first = panel.first_labels(table).set_index(["image", "prompt"]).label
+        labels = first.reindex(list(zip(shown.digests, shown.prompts, strict=True)))
+        return labels.map({"good": 1.0, "bad": 0.0}).astype(float).to_numpy()
+
+    def panel_shares(self, images: Artifact, spec: panel.RaterSpec = panel.RaterSpec()) -> np.ndarray:
+        """The share of the nine simulated evaluators who call each image good: float [image]."""
+        shown = sampling.load_images(images)
+        table = panel.evaluate(self.looks(images, "a"), shown.digests, shown.prompts, spec)
+        return panel.good_shares(table, shown.digests, shown.prompts)
+
+    # ---- rewards ---------------------------------------------------------------------------------------------
+
+    def embeddings(self, images: Artifact) -> tuple[np.ndarray, np.ndarray]:
+        """CLIP embeddings of images and prompts."""
+        return reward.embedded(images, models.load_clip, models.verify("mini-clip"))
+
+    @cached_property
+    def validation(self) -> np.ndarray:
+        """Which labelled images are held out from reward learning, by prompt (one prompt in ten): bool [image]."""
+        texts = sampling.load_images(self.labelled_images).prompts
+        return np.array([sampling.seed_of("validation", p) % 10 == 0 for p in texts])
+
+    def rewards(self, spec: reward.RewardSpec = reward.RewardSpec(), seeds: int | None = None) -> list:
+        """Rewards trained on the human labels, one a seed: list of (network, its spec)."""
+        labels = np.where(self.validation, np.nan, self.targets(self.labelled_images, self.labels))
+        shown = sampling.load_images(self.labelled_images)
+        image, text = self.embeddings(self.labelled_images)
+        codes = [-1 if np.isnan(y) else int(y) for y in labels]
+        inputs = {"images": self.labelled_images, "clip": models.verify("mini-clip"), "labels": digest_of(codes)}
+        spec = replace(spec, epochs=self.size.reward_epochs)
+        count = self.size.reward_seeds if seeds is None else min(seeds, self.size.reward_seeds)
+        return reward.ensemble(count, spec, image, text, shown.prompts, labels, models.load_clip, inputs=inputs)
+
+    def scores(self, images: Artifact, rewards: list) -> np.ndarray:
+        """r in [0, 1], float [seed, image]."""
+        image, text = self.embeddings(images)
+        return np.stack([reward.score(network, image, text, spec) for network, spec in rewards])
+
+    # ---- fine-tuning -----------------------------------------------------------------------------------------
+
+    def web_pairs(self, count: int, first: int) -> tuple[list[str], np.ndarray]:
+        """Captions and renders uint8 [count, 64, 64, 3] of the web corpus that no model was trained on."""
+        rng = np.random.default_rng((97, first))
+        pairs = [prompts.web_pair(rng) for _ in range(count)]
+        return [c for c, _ in pairs], np.stack([world.render(s, rng) for _, s in pairs])
+
+    def finetuned(self, arm: str, spec: finetune.FinetuneSpec) -> Artifact:
+        """The U-Net of one arm: its weights after `spec.updates` and each of `spec.keep`."""
+        if arm not in ARMS:
+            raise ValueError(f"unknown arm {arm!r}: one of {', '.join(ARMS)}")
+        how = ARMS[arm]
+        spec = replace(spec, beta=spec.beta if how["beta"] else 0.0, use_model=how["use_model"])
+        sets = [self.labelled_images] + ([self.unlabelled_images] if how["unlabelled"] else [])
+        first = self.rewards(seeds=1)
+        weight = np.concatenate([self.scores(s, first)[0] for s in sets])
+        if how["constant"]:
+            weight = np.full_like(weight, weight.mean())
+        inputs = {f"images {i}": s for i, s in enumerate(sets)} | {
+            "base": self.base_digest, "web pairs": str(self.size.pretraining), "weights": digest_of(weight.round(5).tolist()),
+        }  # fmt: skip
+
+        def model(pipe) -> finetune.Pairs:
+            shown = [sampling.load_images(s) for s in sets]
+            pixels = np.concatenate([s.pixels for s in shown])
+            return _pairs(pipe, pixels, [p for s in shown for p in s.prompts], weight)
+
+        def pretraining(pipe) -> finetune.Pairs:
+            captions, pixels = self.web_pairs(self.size.pretraining, 1)
+            return _pairs(pipe, pixels, captions, np.ones(len(captions)))
+
+        return finetune.tuned(self.generator(), model, pretraining, spec, inputs)
+
+    # ---- evaluation ------------------------------------------------------------------------------------------
+
+    def evaluation_images(self, unet: tuple[Artifact, int] | None = None) -> Artifact:
+        """Images of the 120 evaluation prompts; the same start noise for every model."""
+        texts = prompts.evaluation_prompts()[:: self.size.evaluation_stride]
+        return self.sample(*self._grid(texts, [self.size.evaluation_images] * len(texts)), "evaluation", unet)
+
+    def selection_images(self, unet: tuple[Artifact, int] | None = None) -> Artifact:
+        """Images of the 40 selection prompts."""
+        texts = prompts.selection_prompts()
+        return self.sample(*self._grid(texts, [self.size.selection_images] * len(texts)), "selection", unet)
+
+    def fidelity_images(self, unet: tuple[Artifact, int] | None = None) -> Artifact:
+        """One image for each held-out web caption."""
+        captions, _ = self.web_pairs(self.size.fidelity_captions, 2)
+        return self.sample(captions, list(range(len(captions))), "fidelity", unet)
+
+
+def _earlier(drawn: list[int]) -> list[int]:
+    """How often each item of a sorted list came before."""
+    out, last, k = [], None, 0
+    for i in drawn:
+        k = k + 1 if i == last else 0
+        out.append(k)
+        last = i
+    return out
+
+
+def _pairs(pipe, pixels: np.ndarray, texts: list[str], weight: np.ndarray) -> finetune.Pairs:
+    distinct = list(dict.fromkeys(texts))
+    place = {t: i for i, t in enumerate(distinct)}
+    return finetune.Pairs(
+        sampling.encode(pipe, pixels).cpu(), sampling.encode_texts(pipe, distinct).cpu(),
+        torch.tensor([place[t] for t in texts]), torch.as_tensor(weight, dtype=torch.float32),
+    )  # fmt: skip

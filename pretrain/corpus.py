@@ -1,0 +1,16 @@
+"""Encode the corpus ahead of the generator's training: `python -m pretrain.corpus FIRST LAST` takes some of its parts."""
+
+import sys
+
+import torch
+from diffusers import AutoencoderKL
+
+from lib.paths import MODELS
+from pretrain.common import DEVICE
+from pretrain.unet import corpus_chunk
+
+if __name__ == "__main__":
+    vae = AutoencoderKL.from_pretrained(MODELS / "mini-sd" / "vae").to(DEVICE, memory_format=torch.channels_last).eval()
+    for index in range(int(sys.argv[1]), int(sys.argv[2])):
+        corpus_chunk(index, vae)
+        print("part", index, flush=True)

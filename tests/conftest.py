@@ -1,0 +1,44 @@
+"""Small models with random weights, for claims in which the quality of the shipped weights plays no part."""
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+from lib import cache
+from lib.paths import MODELS
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    """A cache of the test's own."""
+    monkeypatch.setattr(cache, "CACHE", tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def tiny_unet(seed: int) -> UNet2DConditionModel:
+    """The shipped U-Net's form with (32, 32) channels and random weights."""
+    config = UNet2DConditionModel.load_config(MODELS / "mini-sd" / "unet")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel.from_config({**config, "block_out_channels": (32, 32)})
+    return unet.eval().to(memory_format=torch.channels_last)
+
+
+@pytest.fixture(scope="session")
+def make_pipe():
+    """A function of a seed: a pipeline with a new random U-Net and the shipped other parts (shared between calls)."""
+    pipe = StableDiffusionPipeline.from_pretrained(MODELS / "mini-sd", unet=tiny_unet(0), use_safetensors=True)
+    parts = dict(pipe.components)
+
+    def make(seed: int = 0) -> StableDiffusionPipeline:
+        new = StableDiffusionPipeline(**{**parts, "unet": tiny_unet(seed)}, requires_safety_checker=False)
+        new.set_progress_bar_config(disable=True)
+        return new
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pipe(make_pipe):
+    """One such pipeline for tests that leave it as it is."""
+    return make_pipe()

@@ -1,0 +1,138 @@
+"""A judge's verdict is right when all that the prompt names is right; the two judges see with different eyes."""
+
+import numpy as np
+import pytest
+import torch
+
+from lib.judges import (
+    COLOUR_CLASSES, HEADS, FeatureNet, Judge, attribute_chances, look, truth, verdicts,
+)  # fmt: skip
+from lib.prompts import Attributes, write
+from lib.world import BACKGROUNDS, COLOURS, OBJECTS, Scene
+
+PROMPT = "Two blue dogs in the forest"
+DOGS = Scene(2, "blue", "dog", "forest")
+
+
+def sees(*classes: dict[str, int], sure: float = 0.6) -> dict[str, np.ndarray]:
+    """What a judge sees that gives the chance `sure` to one class a head and spreads the rest evenly."""
+    out = {}
+    for head, n in HEADS.items():
+        out[head] = np.full((len(classes), n), (1 - sure) / (n - 1), np.float32)
+        for i, seen in enumerate(classes):
+            out[head][i, seen[head]] = sure
+    return out
+
+
+def verdict(prompt: str, scene: Scene, **changed: int) -> bool:
+    return bool(verdicts(sees(truth(scene) | changed), [prompt])[0])
+
+
+def test_a_verdict_is_right_when_every_named_attribute_is():
+    assert verdict(PROMPT, DOGS)
+    for head in HEADS:
+        right = truth(DOGS)[head]
+        others = [k for k in range(HEADS[head]) if k != right]
+        assert not any(verdict(PROMPT, DOGS, **{head: k}) for k in others), head
+
+
+@pytest.mark.parametrize(
+    "prompt, matters",
+    [("Two dogs", {"object", "count"}), ("A blue colored dog", {"object", "colour"}),
+     ("A dog in the forest", {"object", "background"}), ("Two blue dogs", {"object", "count", "colour"})],
+)  # fmt: skip
+def test_what_a_prompt_does_not_name_may_be_anything(prompt, matters):
+    for head, n in HEADS.items():
+        right = [verdict(prompt, DOGS, **{head: k}) for k in range(n)]
+        assert sum(right) == (1 if head in matters else n), head
+
+
+def test_a_natural_apple_is_a_red_apple_and_a_natural_dog_is_no_red_dog():
+    assert verdict("A red colored apple", Scene(1, None, "apple", "moon"))
+    assert verdict("A red colored apple", Scene(1, "red", "apple", "moon"))
+    assert not verdict("A green colored apple", Scene(1, None, "apple", "moon"))
+    assert not verdict("A red colored dog", Scene(1, None, "dog", "moon"))
+    assert not verdict("A red colored apple", Scene(1, None, "apple", "moon"), colour=HEADS["colour"] - 1)
+
+
+def test_verdicts_agree_with_the_world_on_every_kind_of_clean_scene():
+    rng = np.random.default_rng(0)
+
+    def pick(options, chance=1.0):
+        return options[rng.integers(len(options))] if rng.random() < chance else None
+
+    some = ("apple", "dog", "rose")
+    scenes = [Scene(int(rng.integers(1, 4)), pick((None, "red", "white")), pick(some), pick(("moon", "sea")))
+              for _ in range(1500)]  # fmt: skip
+    asked = [Attributes(pick(some), pick((1, 2), 0.4), pick(("red", "white"), 0.4), "moon") for _ in scenes]
+    right = verdicts(sees(*map(truth, scenes)), [write(a) for a in asked])
+    assert right.tolist() == [a.matches(s) for a, s in zip(asked, scenes, strict=True)]
+    assert 50 < right.sum() < 1450
+
+
+def test_the_chance_of_an_attribute_sums_its_right_classes():
+    other = 0.4 / (HEADS["colour"] - 1)
+    seen = sees(truth(DOGS), truth(Scene(1, None, "apple", "sea")), truth(Scene(6, None, "dog", "sea")))
+    dogs, apple, dog = attribute_chances(seen, [PROMPT, "A red colored apple", "A red colored dog"])
+    assert dogs == pytest.approx({"object": 0.6, "count": 0.6, "colour": 0.6, "background": 0.6})
+    assert apple == pytest.approx({"object": 0.6, "colour": 0.6 + other})  # natural or red
+    assert dog == pytest.approx({"object": 0.6, "colour": other})  # red only
+
+
+def test_the_truth_of_a_scene_is_a_class_of_its_own_by_head():
+    assert truth(DOGS) == {"count": 2, "colour": 4, "object": 0, "background": 0}
+    for head, values in (("colour", COLOUR_CLASSES), ("object", OBJECTS), ("background", BACKGROUNDS)):
+        scenes = [Scene(1, **{"colour": None, "object": "dog", "background": "sea", head: v}) for v in values]
+        assert [truth(s)[head] for s in scenes] == list(range(len(values)))
+    # The classes left over are those of bad scenes: none and more than six, mixed colour, mixed object.
+    assert HEADS["count"] == 8 and HEADS["colour"] == len(COLOURS) + 2 and HEADS["object"] == len(OBJECTS) + 1
+
+
+# ---- networks -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def networks():
+    torch.manual_seed(0)
+    return {"a": Judge("a").eval(), "b": Judge("b").eval(), "features": FeatureNet().eval()}
+
+
+@pytest.mark.parametrize("kind", ["a", "b"])
+def test_a_judge_gives_chances_by_head_whatever_the_batch(networks, images, kind):
+    seen = look(networks[kind], images, batch=2)
+    assert {head: x.shape for head, x in seen.items()} == {head: (5, n) for head, n in HEADS.items()}
+    whole = look(networks[kind], images[::-1])
+    for head, x in seen.items():
+        assert x.dtype == np.float32 and (x >= 0).all()
+        np.testing.assert_allclose(x.sum(1), 1, atol=1e-5)
+        np.testing.assert_allclose(x, whole[head][::-1], atol=1e-5)
+
+
+def test_the_feature_network_gives_64_features(networks):
+    with torch.no_grad():
+        assert networks["features"](torch.zeros(3, 3, 64, 64)).shape == (3, 64)
+
+
+def test_the_judges_differ_in_make_and_no_network_shares_a_weight(networks):
+    def kinds(network):
+        return {type(m) for m in network.trunk.modules()}
+
+    attention, convolution = torch.nn.MultiheadAttention, torch.nn.GroupNorm
+    assert attention in kinds(networks["b"]) - kinds(networks["a"])
+    assert convolution in kinds(networks["a"]) - kinds(networks["b"])
+    names = {k: {n for n, _ in net.trunk.named_parameters()} for k, net in networks.items()}
+    assert not names["a"] & names["b"]
+    shapes = {k: sorted(tuple(p.shape) for p in net.parameters()) for k, net in networks.items()}
+    assert len({str(s) for s in shapes.values()}) == 3
+    homes = [p.data_ptr() for net in networks.values() for p in net.parameters()]
+    assert len(homes) == len(set(homes))
+
+
+def test_an_unknown_judge_is_refused():
+    with pytest.raises(ValueError, match="^unknown judge 'c': one of a, b$"):
+        Judge("c")

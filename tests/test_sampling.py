@@ -1,0 +1,148 @@
+"""Prompts become the stock pipeline's images, whatever the batch; a killed stage goes on where it was."""
+
+import numpy as np
+import pytest
+import torch
+
+from lib import cache, sampling
+from lib.cache import load_arrays
+
+PROMPTS = ["Two blue dogs in the forest", "A red colored apple", "Six cats", "An apple on the moon", "Six cats"]
+SEEDS = [11, 12, 13, 14, 15]
+
+
+def draw(pipe, prompts=PROMPTS, seeds=SEEDS, **settings):
+    """Images float in [0, 1] after four steps."""
+    return sampling.sample(pipe, prompts, seeds, **{"guidance_scale": 3.0, "steps": 4, **settings}) / 255
+
+
+@pytest.mark.parametrize("guidance, negative", [(1.0, ""), (3.0, ""), (3.0, "three green cars in the city")])
+def test_the_same_latents_give_the_stock_pipelines_images(pipe, guidance, negative):
+    stock = pipe(
+        PROMPTS, latents=sampling.start_noise(pipe, SEEDS), num_inference_steps=4, guidance_scale=guidance,
+        negative_prompt=[negative] * len(PROMPTS), output_type="np",
+    ).images  # fmt: skip
+    ours = draw(pipe, guidance_scale=guidance, negative_prompt=negative)
+    assert ours.shape == stock.shape == (5, 64, 64, 3)
+    np.testing.assert_allclose(ours, stock, atol=0.6 / 255)
+
+
+def test_prompt_guidance_and_negative_prompt_all_count(pipe):
+    def gap(**settings):
+        return abs(draw(pipe) - draw(pipe, **settings)).max()
+
+    assert gap(prompts=PROMPTS[::-1]) > 2 / 255
+    assert gap(guidance_scale=1.0) > 2 / 255
+    assert gap(negative_prompt="three green cars in the city") > 2 / 255
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_an_image_does_not_depend_on_batch_or_order(pipe, batch):
+    order = [3, 0, 4, 2, 1]
+    moved = draw(pipe, [PROMPTS[i] for i in order], [SEEDS[i] for i in order], batch=batch)
+    assert abs(moved - draw(pipe)[order]).max() <= 1.001 / 255
+
+
+def test_start_noise_depends_on_the_seed_alone(pipe, make_pipe):
+    noise = sampling.start_noise(pipe, [7, 8, 7])
+    torch.manual_seed(99)
+    again = sampling.start_noise(make_pipe(1), [8, 7])
+    assert noise.shape == (3, 16, 8, 8) and noise.dtype == torch.float32
+    assert torch.equal(noise[0], noise[2]) and not torch.equal(noise[0], noise[1])
+    assert torch.equal(noise[:2].flip(0), again)
+    many = sampling.start_noise(pipe, range(50))
+    assert abs(many.mean()) < 0.02 and abs(many.std() - 1) < 0.02
+
+
+def test_a_seed_depends_on_all_parts_and_on_their_borders():
+    seeds = [sampling.seed_of(*p) for p in (("a", "b", 1), ("a", "b", 2), ("ab", "", 1), ("a", "b1"), ("b", "a", 1))]
+    assert len(set(seeds)) == 5 and all(0 <= s < 2**63 for s in seeds)
+    assert sampling.seed_of("labelled", "Six cats", 3) == 199843140501354708  # no seed may change with a release
+
+
+def test_each_distinct_text_is_encoded_once(pipe):
+    encoded = []
+    hook = pipe.text_encoder.register_forward_pre_hook(lambda _, args: encoded.append(len(args[0])))
+    states = sampling.encode_texts(pipe, PROMPTS * 3, batch=3)
+    hook.remove()
+    assert encoded == [3, 1] and states.shape == (15, 16, 128)
+    assert torch.equal(states[2], states[4])  # both "Six cats"
+    for i in (0, 1, 3):
+        alone = sampling.encode_texts(pipe, [PROMPTS[i]])[0]
+        torch.testing.assert_close(states[i], alone, atol=1e-4, rtol=0)
+        torch.testing.assert_close(states[i + 10], alone, atol=1e-4, rtol=0)
+
+
+def test_images_and_latents_keep_order_and_shape(pipe):
+    images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    latents = sampling.encode(pipe, images, batch=2)
+    assert latents.shape == (5, 16, 8, 8) and latents.dtype == torch.float32 and not latents.requires_grad
+    torch.testing.assert_close(sampling.encode(pipe, images[3:4])[0], latents[3], atol=1e-3, rtol=1e-3)
+    back = sampling.decode(pipe, latents)
+    assert back.shape == images.shape and back.dtype == np.uint8
+    pixels = sampling.to_pixels(images)
+    assert pixels.shape == (5, 3, 64, 64)
+    assert pixels[1, 2, 3, 4] == pytest.approx(images[1, 3, 4, 2] / 127.5 - 1)
+
+
+def test_bad_requests_are_refused_in_one_line(pipe):
+    for ask in (lambda: draw(pipe, [], []), lambda: stage_of([], [])):
+        with pytest.raises(ValueError, match="^no prompts: give at least one prompt to sample from$"):
+            ask()
+    with pytest.raises(ValueError, match="^need one seed a prompt, got 5 prompts and 4 seeds$"):
+        draw(pipe, PROMPTS, SEEDS[:4])
+
+
+# ---- the stage ----------------------------------------------------------------------------------------------------
+
+
+def drawn_from(pipe, prompts, seeds, **settings):
+    """Stands for `sample`: 2 x 2 pixels that depend on prompt and seed alone, at no cost."""
+    return np.stack([np.random.default_rng((len(p), s)).integers(0, 256, (2, 2, 3), dtype=np.uint8)
+                     for p, s in zip(prompts, seeds, strict=True)])  # fmt: skip
+
+
+def stage_of(prompts, numbers, stream="labelled", load=object):
+    return sampling.sampled(load, {"base": "d1"}, prompts, numbers, stream, guidance_scale=3.0, steps=4)
+
+
+def test_a_killed_stage_goes_on_to_the_images_of_an_undisturbed_one(tmp_path, monkeypatch):
+    prompts, numbers = PROMPTS * 220, list(range(1100))  # three parts: 512, 512, 76
+    parts = []
+
+    def sample(pipe, prompts, seeds, **settings):
+        parts.append(len(prompts))
+        if parts == [512, 512]:
+            raise KeyboardInterrupt
+        return drawn_from(pipe, prompts, seeds)
+
+    monkeypatch.setattr(cache, "CACHE", tmp_path / "killed")
+    monkeypatch.setattr(sampling, "sample", sample)
+    with pytest.raises(KeyboardInterrupt):
+        stage_of(prompts, numbers)
+    resumed = stage_of(prompts, numbers)
+    assert parts == [512, 512, 512, 76]  # the first part was not drawn again
+    monkeypatch.setattr(cache, "CACHE", tmp_path / "undisturbed")
+    monkeypatch.setattr(sampling, "sample", drawn_from)
+    whole = stage_of(prompts, numbers)
+    assert resumed.digest == whole.digest and resumed.path != whole.path
+    assert sorted(p.name for p in whole.path.iterdir()) == ["images.safetensors", "index.parquet", "manifest.json"]
+
+
+def test_a_stage_knows_the_prompt_number_and_digest_of_each_image(empty_cache, monkeypatch):
+    monkeypatch.setattr(sampling, "sample", drawn_from)
+    shown = sampling.load_images(stage_of(PROMPTS, [0, 0, 0, 0, 1]))
+    assert shown.prompts == PROMPTS and shown.numbers == [0, 0, 0, 0, 1] and len(shown) == 5
+    assert shown.digests == [sampling.image_digest(x) for x in shown.pixels] and len(set(shown.digests)) == 5
+    pixels = drawn_from(None, PROMPTS[:1], [sampling.seed_of("labelled", PROMPTS[0], 0)])
+    np.testing.assert_array_equal(shown.pixels[0], pixels[0])
+
+
+def test_a_stage_made_before_loads_no_model(empty_cache, monkeypatch):
+    monkeypatch.setattr(sampling, "sample", drawn_from)
+    first = stage_of(PROMPTS, range(5))
+    again = stage_of(PROMPTS, range(5), load=lambda: pytest.fail("loaded again"))
+    other = stage_of(PROMPTS, range(5), stream="evaluation")
+    assert again == first and other.digest != first.digest
+    a, b = (load_arrays(x.path / "images.safetensors")["pixels"] for x in (first, other))
+    assert (a != b).any(axis=(1, 2, 3)).all()  # another stream is other noise for every image
