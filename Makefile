@@ -34,7 +34,7 @@ smoke:  ## reproduce at the smallest size, into reports/smoke
 	$(MAKE) reproduce SIZE=smoke
 
 notebook: env  ## JupyterLab on notebooks/
-	$(RUN) -m jupyter lab notebooks/
+	PYTHONPATH=$(CURDIR) $(RUN) -m jupyter lab notebooks/
 
 pretrain: env  ## train the shipped models again (BUDGET=minutes)
 	$(RUN) -m pretrain $(if $(BUDGET),--minutes $(BUDGET))

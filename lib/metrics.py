@@ -89,7 +89,7 @@ def diversity(x: np.ndarray, groups: np.ndarray) -> np.ndarray:
     for group in dict.fromkeys(groups):
         rows = x[groups == group]
         if len(rows) < 2:
-            raise ValueError(f"diversity needs at least two images a prompt, {group!r} has {len(rows)}")
+            raise ValueError(f"diversity needs at least two images a prompt, {str(group)!r} has {len(rows)}")
         gaps = np.linalg.norm(rows[:, None] - rows[None], axis=-1)
         out.append(gaps[np.triu_indices(len(rows), 1)].mean())
     return np.array(out)

@@ -59,7 +59,7 @@ def load_generator(source: str | Path = "mini", unet: Path | None = None) -> Sta
     if source == "mini":
         verify("mini-sd")
         source = MODELS / "mini-sd"
-    pipe = StableDiffusionPipeline.from_pretrained(source, use_safetensors=True, torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
     if unet is not None:
         pipe.unet.load_state_dict({k: v.float() for k, v in load_file(unet).items()})
     pipe.unet.to(memory_format=torch.channels_last)

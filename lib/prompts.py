@@ -85,7 +85,9 @@ def parse(prompt: str) -> Attributes:
     if words[-1] not in SINGULAR:
         raise ValueError(f"unknown object {words[-1]!r} in prompt {prompt!r}: one of {', '.join(OBJECTS)}")
     if len(words) > 2 or (len(words) == 2 and words[0] not in COLOURS):
-        raise ValueError(f"unknown colour {' '.join(words[:-1])!r} in prompt {prompt!r}: one of {', '.join(COLOURS)}")
+        raise ValueError(
+            f"unknown colour or count {' '.join(words[:-1])!r} in prompt {prompt!r}: one of {', '.join(COLOURS)}; one to six"
+        )
     place = match["place"]
     backgrounds = {p.lower(): b for b, p in PLACES.items()}
     if place is not None and place.lower() not in backgrounds:

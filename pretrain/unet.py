@@ -16,9 +16,9 @@ from lib.paths import CACHE, MODELS
 from lib.prompts import web_pair
 from lib.world import render
 from pretrain.clip import tokens
-from pretrain.common import DEVICE, FAST_BFLOAT16, autocast, halve, spent, train, write_card
+from pretrain.common import DEVICE, FAST_BFLOAT16, autocast, halve, processes, spent, train, write_card
 
-BATCH = 96
+BATCH = 64  # a process
 CORPUS = 60_000  # image-caption pairs, encoded once
 CHUNK = 2_000
 CAPTION_DROPOUT = 0.12  # the share trained without a caption, for classifier-free guidance
@@ -33,7 +33,7 @@ def corpus_chunk(index: int, vae: AutoencoderKL) -> tuple[torch.Tensor, list[str
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = torch.from_numpy(np.stack([render(s, rng) for _, s in pairs])).permute(0, 3, 1, 2)
         parts = []
-        with torch.no_grad():
+        with torch.no_grad(), autocast():
             for x in pixels.split(100):
                 x = (x.float() / 127.5 - 1).to(DEVICE).contiguous(memory_format=torch.channels_last)
                 parts.append(vae.encode(x).latent_dist.mode().half().cpu())
@@ -99,6 +99,8 @@ def main(minutes: float | None = None, name: str = "unet") -> None:
 
 def save(unet, vae, encoder, tokenizer, name: str = "unet") -> None:
     """Write mini-sd: every part in diffusers' layout, the U-Net in float16, with its card."""
+    if processes()[0]:
+        return
     folder = MODELS / "mini-sd"
     scheduler = DPMSolverMultistepScheduler(**schedule(), timestep_spacing="trailing", final_sigmas_type="zero")
     StableDiffusionPipeline(

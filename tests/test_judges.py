@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.judges import (
-    COLOUR_CLASSES, HEADS, FeatureNet, Judge, attribute_chances, look, truth, verdicts,
-)  # fmt: skip
+from lib.judges import COLOUR_CLASSES, HEADS, FeatureNet, Judge, attribute_chances, look, truth, verdicts
 from lib.prompts import Attributes, write
 from lib.world import BACKGROUNDS, COLOURS, OBJECTS, Scene
 

@@ -157,7 +157,7 @@ def test_a_scene_matches_when_all_that_is_named_is_right(change):
 @pytest.mark.parametrize(
     "prompt, said",
     [("Two unicorns in the forest", "unknown object 'unicorns' in prompt .*: one of dog, cat, lion"),
-     ("A turquoise colored dog", "unknown colour 'turquoise' in prompt .*: one of red, yellow, green"),
+     ("A turquoise colored dog", "unknown colour or count 'turquoise' in prompt .*: one of red, yellow, green"),
      ("A dog in the kitchen", "unknown place 'in the kitchen' in prompt .*: one of in the forest, in the city"),
      ("A dog on the sea", "unknown place 'on the sea'"), ("Seven dogs", "'seven'"), ("", "want a form such as"),
      ("   ", "want a form such as"), ("Two", "unknown object")],

@@ -104,6 +104,18 @@ def test_the_readme_gets_its_values_once(tmp_path):
     )
 
 
+def test_a_notebook_opens_with_its_last_answer_and_its_minutes_at_each_size():
+    assert "not run yet" in report.opening("05_tuning", "laptop").data
+    report.answer("05_tuning", "12.7 % [2.0, 23.4]", "laptop")
+    report.timing("05_tuning", "laptop", 930.0, {"cores": 2})
+    report.timing("05_tuning", "smoke", 30.0, {"cores": 2})
+    said = report.opening("05_tuning", "laptop").data
+    assert "12.7 % [2.0, 23.4]" in said
+    assert "smoke: 0.5 min (2 cores); laptop: 15.5 min (2 cores); full: not run yet" in said
+    with pytest.raises(ValueError, match="one line"):
+        report.answer("05_tuning", "two\nlines", "laptop")
+
+
 @pytest.mark.parametrize(
     "text, why",
     [("<!-- value:gian -->1<!-- /value -->", "no value is known for gian"),

@@ -126,6 +126,8 @@ def test_a_killed_stage_goes_on_to_the_images_of_an_undisturbed_one(tmp_path, mo
     monkeypatch.setattr(sampling, "sample", drawn_from)
     whole = stage_of(prompts, numbers)
     assert resumed.digest == whole.digest and resumed.path != whole.path
+    seeds = [sampling.seed_of("labelled", p, n) for p, n in zip(prompts, numbers, strict=True)]
+    np.testing.assert_array_equal(sampling.load_images(whole).pixels, drawn_from(None, prompts, seeds))
     assert sorted(p.name for p in whole.path.iterdir()) == ["images.safetensors", "index.parquet", "manifest.json"]
 
 

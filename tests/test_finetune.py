@@ -1,0 +1,198 @@
+"""Fine-tuning minimises the loss that is written down, on the same draws for every arm, and goes on after a kill."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from safetensors.torch import load_file
+
+from lib import cache, finetune
+from lib.finetune import FinetuneSpec, Pairs, denoising_loss
+
+SPEC = FinetuneSpec(updates=2, batch=(4, 3), beta=0.5, warmup=1)
+DRAWS = torch.Generator().manual_seed(3)
+
+
+def random_pairs(count: int, weight=None) -> Pairs:
+    """Random latents under two random texts."""
+    weight = torch.rand(count, generator=DRAWS) if weight is None else torch.full((count,), float(weight))
+    latents = torch.randn((count, 16, 8, 8), generator=DRAWS)
+    return Pairs(latents, torch.randn((2, 16, 128), generator=DRAWS), torch.arange(count) % 2, weight)
+
+
+MODEL, WEB = random_pairs(9), random_pairs(7, weight=1)
+
+
+def weights(pipe) -> dict[str, torch.Tensor]:
+    return {n: p.detach().clone() for n, p in pipe.unet.named_parameters()}
+
+
+@pytest.fixture
+def tune(make_pipe, tmp_path):
+    """A function that tunes a new tiny pipeline and gives it back."""
+
+    def run(spec=SPEC, model=MODEL, web=WEB):
+        pipe = make_pipe()
+        finetune.finetune(pipe, model, web, spec, tmp_path, tell=lambda line: None)
+        return pipe
+
+    return run
+
+
+def weighted(pairs: Pairs, weight) -> Pairs:
+    return replace(pairs, weight=torch.as_tensor(weight, dtype=torch.float32).expand(len(pairs.text)))
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "epsilon"])
+def test_a_perfect_prediction_costs_nothing_and_a_shifted_one_its_square(pipe, kind):
+    x, noise = torch.randn((2, 5, 16, 8, 8), generator=DRAWS)
+    t = torch.tensor([0, 250, 500, 750, 999])
+    reference = DDPMScheduler.from_config(pipe.scheduler.config, prediction_type=kind)
+    perfect = noise if kind == "epsilon" else reference.get_velocity(x, noise, t)
+    shift = torch.tensor([0.0, 1, 2, 3, 4])
+
+    def unet(noisy, steps, encoder_hidden_states, return_dict):
+        torch.testing.assert_close(noisy, reference.add_noise(x, noise, t))
+        assert torch.equal(steps, t) and encoder_hidden_states == "states"
+        return (perfect + shift[:, None, None, None],)
+
+    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, prediction_type=kind)
+    losses = denoising_loss(SimpleNamespace(unet=unet, scheduler=scheduler), x, "states", t, noise)
+    torch.testing.assert_close(losses, shift**2, atol=1e-5, rtol=1e-5)
+
+
+def test_the_gradient_is_that_of_the_loss_that_is_written_down(make_pipe, tune):
+    """E_model[r l] + beta E_pre[l], recomputed item by item at the first weights."""
+    pipe = make_pipe()
+    g = torch.Generator().manual_seed(1_000_003 * 5)
+    total = 0.0
+    for pairs, count, factor in ((MODEL, 4, 1.0), (WEB, 3, 0.5)):
+        rows, t, noise = finetune._draw(pairs, count, g, 1000)
+        for i in range(count):
+            row = rows[i : i + 1]
+            states = pairs.states[pairs.text[row]]
+            loss = denoising_loss(pipe, pairs.latents[row], states, t[i : i + 1], noise[i : i + 1])
+            total = total + factor * pairs.weight[row] * loss / count
+    total.sum().backward()
+    tuned = tune(replace(SPEC, updates=1, seed=5, clip=1e9))
+    for (name, p), q in zip(tuned.unet.named_parameters(), pipe.unet.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, atol=1e-5, rtol=1e-3, msg=name)
+
+
+def test_the_gradient_is_linear_in_the_reward(tune):
+    spec = replace(SPEC, updates=1, clip=1e9, beta=0.0)
+    once, twice = (tune(spec, weighted(MODEL, w * MODEL.weight)).unet.parameters() for w in (1.0, 2.0))
+    for p, q in zip(once, twice, strict=True):
+        torch.testing.assert_close(2 * p.grad, q.grad, atol=1e-6, rtol=1e-3)
+
+
+def test_without_reward_and_pre_training_nothing_but_weight_decay_moves_the_weights(make_pipe, tune):
+    before = weights(make_pipe())
+    spec = replace(SPEC, updates=3, beta=0.0, warmup=2, learning_rate=1e-2)
+    tuned = tune(spec, weighted(MODEL, 0.0))
+    decay = (1 - 0.5e-2 * 1e-2) * (1 - 1e-2 * 1e-2) ** 2  # the first update is half warm
+    for name, p in tuned.unet.named_parameters():
+        assert not p.grad.any(), name
+        torch.testing.assert_close(p.detach(), decay * before[name], atol=1e-8, rtol=1e-6)
+
+
+def test_the_timesteps_of_a_batch_cover_the_schedule_evenly():
+    _, t, noise = finetune._draw(MODEL, 10, torch.Generator().manual_seed(0), 1000)
+    assert sorted((t // 100).tolist()) == list(range(10)) and noise.shape == (10, 16, 8, 8)
+
+
+def test_arms_that_differ_in_weights_beta_or_rate_see_the_same_batches_and_noise(tune, monkeypatch):
+    def seen(spec=SPEC, model=MODEL):
+        draws, draw = [], finetune._draw
+        with monkeypatch.context() as patch:
+            patch.setattr(finetune, "_draw", lambda *args: draws.append(draw(*args)) or draws[-1])
+            tune(spec, model)
+        return [x for drawn in draws for x in drawn]
+
+    full = seen()
+    others = [seen(model=weighted(MODEL, 0.3)), seen(replace(SPEC, beta=0.0)), seen(replace(SPEC, use_model=False)),
+              seen(replace(SPEC, learning_rate=1e-5))]  # fmt: skip
+    for arm in others:
+        assert len(arm) == 12 and all(map(torch.equal, arm, full))
+    assert not torch.equal(full[2], full[8])  # the next update's noise is another
+    assert not any(map(torch.equal, seen(replace(SPEC, seed=1)), full))
+
+
+def test_only_the_unet_is_tuned_and_what_is_written_is_what_was_tuned(make_pipe, tune, tmp_path):
+    before = make_pipe()
+    frozen = [{k: v.clone() for k, v in m.state_dict().items()} for m in (before.vae, before.text_encoder)]
+    tuned = tune(replace(SPEC, keep=(1,)))
+    for module, old in zip((tuned.vae, tuned.text_encoder), frozen, strict=True):
+        assert all(torch.equal(v, old[k]) for k, v in module.state_dict().items())
+        assert all(p.grad is None for p in module.parameters())
+    assert not tuned.unet.training
+    kept, last = (load_file(tmp_path / f"unet-{n}.safetensors") for n in (1, 2))
+    tuned.unet.load_state_dict(last, strict=True)
+    for name, old in weights(before).items():
+        assert not torch.equal(old.half(), last[name]) and not torch.equal(kept[name], last[name]), name
+
+
+def test_the_moving_average_lies_between_the_first_weights_and_the_last(make_pipe, tune, tmp_path):
+    tuned = tune(replace(SPEC, updates=1, average=0.9))
+    averaged = load_file(tmp_path / "unet-1.safetensors")
+    before, after = weights(make_pipe()), weights(tuned)
+    for name, weight in averaged.items():  # an early average forgets faster: 1 of 10 after the first update
+        expected = before[name] + 0.9 * (after[name] - before[name])
+        torch.testing.assert_close(weight.float(), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(make_pipe, tmp_path, monkeypatch):
+    spec = FinetuneSpec(updates=53, keep=(40,), batch=(2, 1), average=0.9)
+    save, pipes = finetune._save, []
+
+    def killed(*args):
+        save(*args)
+        raise KeyboardInterrupt
+
+    def load():
+        pipes.append(make_pipe())
+        return pipes[-1]
+
+    def stage():
+        return finetune.tuned(load, lambda pipe: MODEL, lambda pipe: WEB, spec, {"base": "d1"})
+
+    monkeypatch.setattr(cache, "CACHE", tmp_path / "undisturbed")
+    whole = stage()
+    monkeypatch.setattr(cache, "CACHE", tmp_path / "killed")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(finetune, "_save", killed)
+        stage()
+    draws, draw = [], finetune._draw
+    monkeypatch.setattr(finetune, "_draw", lambda *args: draws.append(1) or draw(*args))
+    resumed = stage()
+    assert len(draws) == 2 * 3  # three updates of two draws were left
+    for name, weight in weights(pipes[0]).items():  # float32, the average is in the files
+        assert torch.equal(weight, weights(pipes[-1])[name]), name
+    assert resumed.digest == whole.digest and resumed.path != whole.path
+    assert sorted(p.name for p in resumed.path.glob("*.safetensors")) == ["unet-40.safetensors", "unet-53.safetensors"]
+
+
+def test_bad_input_is_refused_in_one_line(tune):
+    broken = replace(MODEL, latents=torch.full_like(MODEL.latents, float("nan")))
+    with pytest.raises(ValueError, match="^the fine-tuning loss is nan at update 0: lower the learning rate$"):
+        tune(model=broken)
+    with pytest.raises(ValueError, match="^nothing to learn from: use_model is False and beta is 0$"):
+        tune(replace(SPEC, use_model=False, beta=0.0))
+    for bad in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="^weights must be finite and at least 0$"):
+            weighted(MODEL, bad)
+    pipe, x = SimpleNamespace(scheduler=DDPMScheduler(prediction_type="sample")), MODEL.latents
+    with pytest.raises(ValueError, match="^unknown prediction type 'sample': v_prediction or epsilon$"):
+        denoising_loss(pipe, x, None, torch.zeros(9, dtype=int), x)
+    with pytest.raises(ValueError, match="^9 latents, 9 texts and 8 weights: want as many$"):
+        replace(MODEL, weight=MODEL.weight[:8])
+
+
+def test_the_ceiling_is_the_good_share_that_the_weighting_leaves():
+    good = np.array([1, 0, 1, 0])
+    assert finetune.ceiling(np.array([0.9, 0.3, 0.6, 0.2]), good) == pytest.approx(1.5 / 2.0)
+    assert finetune.ceiling(np.full(4, 0.3), good) == pytest.approx(0.5)  # r = mean: the share of good images
+    assert finetune.ceiling(good.astype(float), good) == 1

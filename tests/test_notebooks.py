@@ -1,0 +1,113 @@
+"""Each notebook opens with its question, is cut into small cells, and is committed without outputs."""
+
+import ast
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+from lib.paths import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+every = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+
+
+def cells(path, kind):
+    """The notebook's cells of one kind, each with its source as text."""
+    book = json.loads(path.read_text("utf-8"))
+    return [cell | {"source": "".join(cell["source"])} for cell in book["cells"] if cell["cell_type"] == kind]
+
+
+def test_the_notebooks_are_there_and_each_number_is_used_once():
+    numbers = [path.stem.split("_")[0] for path in NOTEBOOKS]
+    assert {"00", "01"} <= set(numbers) and len(set(numbers)) == len(numbers)
+
+
+@every
+def test_it_has_one_parameters_cell_of_literals_with_the_size(path):
+    (cell,) = [c for c in cells(path, "code") if "parameters" in c["metadata"].get("tags", [])]
+    statements = ast.parse(cell["source"]).body
+    assert all(isinstance(s, ast.Assign) for s in statements)
+    values = {s.targets[0].id: ast.literal_eval(s.value) for s in statements}
+    assert values["size"] == "laptop"
+    for line in cell["source"].splitlines():
+        assert re.search(r"\S\s+# \S", line), f"no unit or choices beside: {line}"
+
+
+@every
+def test_it_is_committed_without_outputs_and_with_its_cell_ids(path):
+    book = json.loads(path.read_text("utf-8"))
+    assert book["metadata"]["kernelspec"]["name"] == "python3"
+    assert (book["nbformat"], book["nbformat_minor"] >= 5) == (4, True)
+    ids = [cell["id"] for cell in book["cells"]]
+    assert all(re.fullmatch(r"[\w-]{1,64}", i) for i in ids) and len(set(ids)) == len(ids)
+    for cell in cells(path, "code"):
+        assert cell["outputs"] == [] and cell["execution_count"] is None
+    assert path.read_text("utf-8").endswith("}\n")
+
+
+@every
+def test_its_first_screen_has_question_answer_needs_and_minutes(path):
+    book = json.loads(path.read_text("utf-8"))
+    assert [c["cell_type"] for c in book["cells"][:3]] == ["markdown", "code", "code"]
+    first, parameters, opening = ("".join(c["source"]) for c in book["cells"][:3])
+    assert first.startswith(f"# {path.stem.split('_')[0]} ")
+    assert "**Question.**" in first and "**Needs.**" in first and len(first.split()) < 100
+    for needed in re.findall(r"`(\d\d_\w+)`", first):
+        assert (ROOT / "notebooks" / f"{needed}.ipynb").exists() and needed < path.stem
+    # It shows the answer in one line, and the minutes that the notebook takes.
+    assert opening.splitlines()[-1] == f'report.opening("{path.stem}", size)'
+
+
+@every
+def test_it_ends_with_what_it_does_not_show_a_thing_to_try_its_answer_and_the_next_question(path):
+    text = "\n".join(c["source"] for c in cells(path, "markdown"))
+    assert re.search(r"does(n't| not) show", text) and "**Try this.**" in text
+    assert f'report.answer("{path.stem}", ' in cells(path, "code")[-1]["source"]
+    assert "?" in cells(path, "markdown")[-1]["source"]
+
+
+@every
+def test_its_cells_are_small(path):
+    sources = [c["source"] for c in cells(path, "code")]
+    lines = [sum(bool(line.strip()) for line in source.splitlines()) for source in sources]
+    assert 15 <= len(lines) <= 30
+    assert statistics.median(lines) <= 6 and max(lines) <= 25
+    assert any(re.search(r"^\s*assert ", source, re.M) for source in sources)
+
+
+@every
+def test_it_is_told_in_150_to_600_words(path):
+    assert 150 <= sum(len(c["source"].split()) for c in cells(path, "markdown")) <= 600
+
+
+@every
+def test_what_it_writes_carries_its_own_name(path):
+    for cell in cells(path, "code"):
+        for call in ast.walk(ast.parse(cell["source"])):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in ("report.write", "report.quality"):
+                given = [a.value for a in call.args if isinstance(a, ast.Constant)]
+                assert path.stem in given, ast.unparse(call)
+
+
+def test_start_here_runs_at_smoke_and_renews_its_first_screen(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "lib.run", "notebooks/00_start_here.ipynb", "--size", "smoke"],
+        cwd=ROOT, env=os.environ | {"STUDY_REPORTS": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    stored = json.loads((tmp_path / "smoke" / "results" / "answer_00_start_here.json").read_text())
+    assert stored["rows"]["text"].startswith("“Two blue dogs in the forest”")
+    assert {p.name for p in (tmp_path / "smoke" / "figures").iterdir()} == {"denoising.png", "one_prompt.png"}
+    done = tmp_path / "smoke" / "notebooks" / "00_start_here.ipynb"
+    executed = [c for c in cells(done, "code") if "report.opening" in c["source"]]
+    assert stored["rows"]["text"] in json.dumps(executed[0]["outputs"], ensure_ascii=False)
+
+
+def test_the_readme_names_every_notebook_and_no_other():
+    named = re.findall(r"notebooks/(\d\d_\w+)\.ipynb", (ROOT / "README.md").read_text("utf-8"))
+    assert set(named) == {path.stem for path in NOTEBOOKS}

@@ -1,0 +1,176 @@
+"""The study asks for the right images, arms and weights at every size; nothing is drawn or trained here."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from lib import finetune, models, prompts, sampling, study
+from lib.cache import Artifact
+from lib.config import SIZES
+from lib.finetune import FinetuneSpec
+from lib.study import ARMS, FULL_METHOD, Study
+from lib.world import OBJECTS, SEEN, UNSEEN
+
+SPEC = FinetuneSpec(beta=0.7, seed=3)
+
+
+def artifact(name: str) -> Artifact:
+    return Artifact("images", name, Path("none") / name, f"digest of {name}", 0.0)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What a study asks the generator for, by stream: the images themselves are not drawn."""
+    calls = []
+
+    def sampled(load, generator, prompts, numbers, stream, **settings):
+        calls.append(SimpleNamespace(generator=generator, prompts=prompts, numbers=numbers, stream=stream, **settings))
+        return artifact(stream)
+
+    monkeypatch.setattr(sampling, "sampled", sampled)
+    monkeypatch.setattr(models, "verify", lambda name: f"digest of {name}")
+    return calls
+
+
+def objects(texts) -> set[str]:
+    return {prompts.parse(p).object for p in texts}
+
+
+# ---- images -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_unseen_objects_are_in_no_image_that_is_labelled_or_trained_on(asked, size):
+    made = Study(size)
+    made.labelled_images, made.unlabelled_images, made.unseen_images  # noqa: B018
+    labelled, unlabelled, unseen = asked
+    assert [a.stream for a in asked] == ["labelled", "unlabelled", "unseen"]
+    assert objects(labelled.prompts) | objects(unlabelled.prompts) <= set(SEEN)
+    assert objects(unseen.prompts) <= set(UNSEEN)
+    assert set(unlabelled.prompts) <= set(labelled.prompts) and len(unlabelled.prompts) == SIZES[size].unlabelled
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_no_two_images_of_a_stream_share_prompt_and_start_noise(asked, size):
+    made = Study(size)
+    made.labelled_images, made.unlabelled_images, made.unseen_images  # noqa: B018
+    made.evaluation_images(), made.selection_images()
+    for a in asked:
+        pairs = list(zip(a.prompts, a.numbers, strict=True))
+        assert len(set(pairs)) == len(pairs) > 0, a.stream
+    assert len({a.stream for a in asked}) == len(asked) == 5
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_each_prompt_gets_its_categorys_number_of_images(asked, size):
+    made = Study(size)
+    made.labelled_images  # noqa: B018
+    drawn = asked[0].prompts
+    for category, count, images in zip(prompts.CATEGORIES, SIZES[size].prompts, SIZES[size].images, strict=True):
+        own = [p for p in dict.fromkeys(drawn) if prompts.parse(p).category == category]
+        assert len(own) == count and {drawn.count(p) for p in own[:40]} == {images}
+
+
+def test_the_full_size_is_the_papers():
+    n, k = SIZES["full"].prompts, SIZES["full"].images
+    assert sum(n) == 2774 and int(np.dot(n, k)) == 27_528
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_settings_are_chosen_on_prompts_and_objects_apart_from_the_evaluations(asked, size):
+    made = Study(size)
+    made.evaluation_images(), made.selection_images()
+    evaluation, selection = asked
+    assert not objects(evaluation.prompts) & objects(selection.prompts)
+    assert len(set(selection.prompts)) == 40 and objects(selection.prompts) <= set(SEEN)
+    assert len(set(evaluation.prompts)) == -(-120 // SIZES[size].evaluation_stride)
+    assert objects(evaluation.prompts) & set(UNSEEN) and objects(evaluation.prompts) & set(SEEN)
+    assert {prompts.parse(p).category for p in evaluation.prompts} == {"count", "colour", "background"}
+
+
+def test_every_model_is_evaluated_from_the_same_start_noise(asked):
+    made, unet = Study("smoke"), artifact("unet")
+    for ask in (made.evaluation_images, made.selection_images, made.fidelity_images):
+        asked.clear()
+        ask(), ask((unet, 6)), ask((unet, 3))
+        base, *tuned = asked
+        for a in tuned:
+            assert (a.stream, a.prompts, a.numbers) == (base.stream, base.prompts, base.numbers)
+            assert (a.guidance_scale, a.steps) == (base.guidance_scale, base.steps)
+            assert a.generator["unet"] is unet and a.generator["base"] == base.generator["base"]
+        assert len({a.generator.get("updates") for a in asked}) == 3
+
+
+def test_fidelity_and_pre_training_take_different_web_pairs():
+    made = Study("smoke")
+    (captions, scenes), (others, _) = made.web_pairs(64, 1), made.web_pairs(64, 2)
+    again = made.web_pairs(64, 1)
+    assert scenes.shape == (64, 64, 64, 3) and scenes.dtype == np.uint8
+    assert captions == again[0] and np.array_equal(scenes, again[1])
+    assert sum(a == b for a, b in zip(captions, others, strict=True)) < 8
+    assert {o for c in captions for o in OBJECTS if o in c} & set(UNSEEN)  # the web knows them
+
+
+def test_an_item_of_a_sorted_list_is_numbered_by_how_often_it_came_before():
+    assert study._earlier([0, 0, 0, 2, 5, 5]) == [0, 1, 2, 0, 0, 1]
+    assert study._earlier([]) == []
+
+
+# ---- arms ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tuned(asked, monkeypatch, pipe):
+    """A function of an arm: the spec, inputs and pairs with which it would be tuned."""
+    images = {"labelled": 5, "unlabelled": 3}
+    scores = {"labelled": np.array([0.1, 0.2, 0.3, 0.4, 1.0]), "unlabelled": np.array([0.5, 0.6, 0.9])}
+
+    def shown(made):
+        n = images[made.key]
+        return sampling.ImageSet(np.zeros((n, 64, 64, 3), np.uint8), ["Six cats"] * n, list(range(n)), ["d"] * n)
+
+    monkeypatch.setattr(sampling, "load_images", shown)
+    monkeypatch.setattr(Study, "rewards", lambda self, spec=None, seeds=None: [])
+    monkeypatch.setattr(Study, "scores", lambda self, images, rewards: scores[images.key][None])
+    monkeypatch.setattr(Study, "web_pairs", lambda self, n, first: (["a dog"] * n, np.zeros((n, 64, 64, 3), np.uint8)))
+
+    def record(load, model, web, spec, inputs):
+        return SimpleNamespace(model=model(pipe), web=web(pipe), spec=spec, inputs=inputs)
+
+    monkeypatch.setattr(finetune, "tuned", record)
+    return lambda arm: Study("smoke").finetuned(arm, SPEC)
+
+
+def test_arms_differ_in_images_weights_and_beta_as_their_names_say(tuned):
+    r = [0.1, 0.2, 0.3, 0.4, 1.0, 0.5, 0.6, 0.9]
+    expected = {
+        "human-labelled only": (r[:5], 0.0, True),
+        "+ unlabelled": (r, 0.0, True),
+        "+ pre-training loss": (r, 0.7, True),
+        "pre-training loss alone": (r, 0.7, False),
+        "r = mean": ([0.5] * 8, 0.7, True),
+    }
+    assert set(expected) == set(ARMS) and FULL_METHOD in ARMS
+    for arm, (weight, beta, use_model) in expected.items():
+        found = tuned(arm)
+        torch.testing.assert_close(found.model.weight, torch.tensor(weight))
+        assert (found.spec.beta, found.spec.use_model) == (beta, use_model)
+        assert found.spec.seed == 3 and torch.equal(found.web.weight, torch.ones(SIZES["smoke"].pretraining))
+
+
+def test_the_mean_control_differs_from_the_full_method_in_its_weights_alone(tuned):
+    full, mean = tuned(FULL_METHOD), tuned("r = mean")
+    assert full.spec == mean.spec
+    assert torch.equal(full.model.latents, mean.model.latents) and torch.equal(full.model.text, mean.model.text)
+    assert full.model.weight.mean().item() == pytest.approx(mean.model.weight.mean().item())
+    assert {k for k in full.inputs if full.inputs[k] != mean.inputs[k]} == {"weights"}
+
+
+def test_an_unknown_arm_or_size_is_refused(tuned):
+    with pytest.raises(ValueError, match="^unknown arm 'r = 1': one of human-labelled only, "):
+        tuned("r = 1")
+    with pytest.raises(ValueError, match="^unknown size 'huge': one of smoke, laptop, full$"):
+        Study("huge")
