@@ -26,25 +26,26 @@ class Size:
     batch: tuple[int, int]  # model-generated, pre-training
     pretraining: int  # web pairs of the pre-training loss
     judged: int  # held-out renders on which judges are tested
+    held_out: int  # one labelled prompt in so many tests rewards
 
 
 SIZES = {
     "smoke": Size(
-        prompts=(8, 6, 6, 12), images=(3, 3, 3, 3), unlabelled=32, unseen_prompts=(6, 4, 4, 4), unseen_images=4,
+        prompts=(8, 6, 6, 12), images=(4, 4, 4, 4), unlabelled=32, unseen_prompts=(6, 4, 4, 4), unseen_images=4,
         evaluation_stride=8, evaluation_images=2, selection_images=1, fidelity_captions=80, reward_seeds=1,
-        reward_epochs=8, finetune_seeds=1, updates=6, batch=(16, 8), pretraining=64, judged=200,
+        reward_epochs=8, finetune_seeds=1, updates=6, batch=(16, 8), pretraining=64, judged=200, held_out=2,
     ),
     "laptop": Size(
         prompts=(108, 58, 80, 354), images=(12, 12, 6, 8), unlabelled=3_000, unseen_prompts=(30, 20, 15, 15),
         unseen_images=12, evaluation_stride=1, evaluation_images=8, selection_images=4, fidelity_captions=1_000,
         reward_seeds=5, reward_epochs=20, finetune_seeds=1, updates=300, batch=(64, 32), pretraining=6_000,
-        judged=2_000,
+        judged=2_000, held_out=10,
     ),
     "full": Size(
         prompts=(108, 58, 80, 2_528), images=(60, 60, 30, 6), unlabelled=16_000, unseen_prompts=(30, 20, 40, 60),
         unseen_images=24, evaluation_stride=1, evaluation_images=16, selection_images=8, fidelity_captions=5_000,
         reward_seeds=5, reward_epochs=20, finetune_seeds=5, updates=10_000, batch=(256, 256), pretraining=100_000,
-        judged=10_000,
+        judged=10_000, held_out=10,
     ),
 }  # fmt: skip
 

@@ -124,9 +124,9 @@ class Study:
 
     @cached_property
     def validation(self) -> np.ndarray:
-        """Which labelled images are held out from reward learning, by prompt (one prompt in ten): bool [image]."""
+        """Which labelled images are held out from reward learning, by prompt (one in `size.held_out`): bool [image]."""
         texts = sampling.load_images(self.labelled_images).prompts
-        return np.array([sampling.seed_of("validation", p) % 10 == 0 for p in texts])
+        return np.array([sampling.seed_of("validation", p) % self.size.held_out == 0 for p in texts])
 
     def rewards(self, spec: reward.RewardSpec = reward.RewardSpec(), seeds: int | None = None) -> list:
         """Rewards trained on the human labels, one a seed: list of (network, its spec)."""

@@ -121,7 +121,7 @@ def train(
     running = None
     while done < steps:
         elapsed = spent + time.monotonic() - started
-        progress = agreed(max(done / steps, elapsed / (60 * minutes) if minutes else 0.0))
+        progress = agreed(max(done / steps, 0.0 if minutes is None else elapsed / max(60 * minutes, 1e-9)))
         if progress >= 1:
             break
         for group in optimiser.param_groups:

@@ -10,6 +10,10 @@ from lib.world import BACKGROUNDS, BAD_KINDS, COLOURS, OBJECTS, STYLES, Scene, r
 from pretrain.common import DEVICE, autocast, halve, processes, spent, train, write_card
 
 BATCH = 16
+# Lightness, red against blue, green against both: orthonormal, colour weighted three times (in squares) as lightness,
+# or a green bird on grey asphalt of its own lightness fades.
+OPPONENT = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]])
+OPPONENT = OPPONENT / OPPONENT.norm(dim=1, keepdim=True) * torch.tensor([[1.0], [3.0], [3.0]]).sqrt()
 HELD_OUT = 1_000_000  # seeds from here on are never trained on
 
 
@@ -88,6 +92,8 @@ def main(minutes: float | None = None, crop_minutes: float | None = None, decode
             spread = z.detach().float().std((0, 2, 3), keepdim=True)
             z = z + (0.05 if first else 0.1) * spread * torch.randn(z.shape, generator=noise).to(DEVICE)
             y = vae.decoder(vae.post_quant_conv(z)).float()
+        if first:
+            x, y = (torch.einsum("ij,bjhw->bihw", OPPONENT.to(DEVICE), t) for t in (x, y))
         error = 2 * (y - x).square() + 0.3 * (y - x).abs()
         if not first:
             return error.mean()

@@ -81,12 +81,13 @@ def test_prompts_are_classified_for_good_items_only(data):
 
 
 def test_each_good_image_is_scored_with_its_own_prompt_and_its_own_draws(data, monkeypatch):
-    spec, seen = replace(SPEC, epochs=1, batch=1200), []
+    spec, seen = replace(SPEC, epochs=2, batch=1200), []
     monkeypatch.setattr(
         reward, "prompt_classification_loss",
         lambda rewards, t: seen.append(rewards.detach().numpy()) or prompt_classification_loss(rewards, t),
     )  # fmt: skip
     train(data, spec)
+    assert [x.shape for x in seen] == [(data["labels"].sum(), 1 + spec.perturbed)] * 2
     torch.manual_seed(spec.seed)
     network, good = reward.Reward(16, spec.width), data["labels"] == 1  # the first weights
     texts = [data["text"][good], *(MEANINGS[data["others"][good, k]] for k in range(spec.perturbed))]

@@ -1,0 +1,64 @@
+"""A blind reading of the base model by eye: `python -m pretrain.reading draw` makes 200 images, `record FILE` keeps the labels.
+
+`draw` writes the images as one PNG of 10 x 20 tiles and their prompts as JSON; no judge looks at them. `record` takes a
+text file of 200 letters (g good, b bad, s skip, row by row) and writes the label table.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from lib import labels, models, prompts
+from lib.config import GUIDANCE_SCALE, SAMPLING_STEPS
+from lib.paths import DATA
+from lib.sampling import image_digest, sample, seed_of
+
+FOLDER = DATA / "labels"
+ROWS, COLUMNS = 10, 20
+LETTERS = {"g": "good", "b": "bad", "s": "skip"}
+
+
+def draw() -> None:
+    """50 prompts of each category, one image each, in an order that tells nothing."""
+    rng = np.random.default_rng(200)
+    grid = prompts.grid()
+    chosen = [p for c in prompts.CATEGORIES for p in rng.permutation([q for q in grid if prompts.parse(q).category == c])[:50]]
+    chosen = [str(p) for p in rng.permutation(chosen)]
+    seeds = [seed_of("reading", p) for p in chosen]
+    images = sample(models.load_generator(), chosen, seeds, guidance_scale=GUIDANCE_SCALE, steps=SAMPLING_STEPS)
+    sheet = images.reshape(ROWS, COLUMNS, 64, 64, 3).swapaxes(1, 2).reshape(ROWS * 64, COLUMNS * 64, 3)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).save(FOLDER / "reader_images.png", optimize=True)
+    (FOLDER / "reader_prompts.json").write_text(json.dumps(chosen, indent=0) + "\n")
+
+
+def tiles() -> np.ndarray:
+    """The images of the reading, uint8 [200, 64, 64, 3]."""
+    sheet = np.asarray(Image.open(FOLDER / "reader_images.png").convert("RGB"))
+    return sheet.reshape(ROWS, 64, COLUMNS, 64, 3).swapaxes(1, 2).reshape(-1, 64, 64, 3)
+
+
+def record(path: Path, reader: str, time: str) -> None:
+    """Turn the letters into `reader.parquet`; raises ValueError unless there are as many as images."""
+    letters = [c for c in path.read_text() if not c.isspace()]
+    if len(letters) != ROWS * COLUMNS or set(letters) - set(LETTERS):
+        raise ValueError(f"{path}: want {ROWS * COLUMNS} letters of {', '.join(LETTERS)}, got {len(letters)}")
+    texts = json.loads((FOLDER / "reader_prompts.json").read_text())
+    labels.save(FOLDER / "reader.parquet", pd.DataFrame({
+        "image": [image_digest(t) for t in tiles()], "prompt": texts, "rater": reader,
+        "label": [LETTERS[c] for c in letters], "time": time, "source": "reader",
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m pretrain.reading")
+    parser.add_argument("step", choices=("draw", "record"))
+    parser.add_argument("file", type=Path, nargs="?")
+    parser.add_argument("--reader", default="reader-1")
+    parser.add_argument("--time", default="", help="ISO 8601, UTC")
+    chosen = parser.parse_args()
+    draw() if chosen.step == "draw" else record(chosen.file, chosen.reader, chosen.time)
