@@ -8,7 +8,7 @@ SAMPLING_STEPS = 10  # of DPM-Solver++(2M)
 
 @dataclass(frozen=True)
 class Size:
-    """Prompts, images, updates and seeds of a study of one size; four numbers are by category, in the order of CATEGORIES."""
+    """Prompts, images, updates and seeds of a study of one size; fours are by category, as in CATEGORIES."""
 
     prompts: tuple[int, int, int, int]  # labelled prompts
     images: tuple[int, int, int, int]  # images a prompt

@@ -1,5 +1,6 @@
 """Figures: one colour and marker a method everywhere, intervals always, units on the axes, no metadata in the files."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -44,10 +45,11 @@ def sheet(
 ) -> Figure:
     """A contact sheet of uint8 images [image, height, width, 3], row by row, every pixel drawn as a square.
 
-    `titles` stand above each image, `rows` left of each row; `marks` are colours of a frame around each image.
+    `titles` stand above each image, wrapped, `rows` left of each row; `marks` are colours of a frame around each image.
     """
     lines = -(-len(images) // columns)
-    height = zoom * (1.0 + (0.22 if titles else 0.06))
+    deep = max((len(textwrap.wrap(t, int(14 * zoom))) for t in titles), default=0) if titles else 0
+    height = zoom * 1.06 + 0.13 * deep
     figure, axes = plt.subplots(lines, columns, figsize=(columns * zoom * 1.06, lines * height), squeeze=False)
     for i, axis in enumerate(axes.flat):
         axis.set(xticks=[], yticks=[])
@@ -58,10 +60,10 @@ def sheet(
         if i < len(images):
             axis.imshow(images[i], interpolation="nearest")
             if titles:
-                axis.set_title(titles[i], fontsize=7, pad=2)
+                axis.set_title(textwrap.fill(titles[i], int(14 * zoom)), fontsize=7, pad=2)
     for axis, text in zip(axes[:, 0], rows or (), strict=False):
         axis.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=8)
-    figure.subplots_adjust(wspace=0.06, hspace=0.3 if titles else 0.06)
+    figure.subplots_adjust(wspace=0.06, hspace=0.06 + 0.14 * deep / zoom)
     return figure
 
 
@@ -69,7 +71,7 @@ def bars(
     values: Mapping[str, tuple[float, float, float]], axis, label: str, percent: bool = True,
     lines: Mapping[str, float] | None = None, paper: Mapping[str, float] | None = None,
 ) -> None:
-    """Horizontal dots with intervals (value, low, high) by name; vertical lines for chance, base or floor; crosses for the paper."""
+    """Horizontal dots with intervals (value, low, high) by name; lines for chance or floor; crosses: the paper."""
     scale = 100 if percent else 1
     for i, (name, (value, low, high)) in enumerate(values.items()):
         colour = COLOURS.get(name, "#2f6f9f")

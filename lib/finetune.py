@@ -46,7 +46,7 @@ class Pairs:
 
     def __post_init__(self):
         if not len(self.latents) == len(self.text) == len(self.weight):
-            raise ValueError(f"{len(self.latents)} latents, {len(self.text)} texts and {len(self.weight)} weights: want as many")
+            raise ValueError(f"{len(self.latents)} latents, {len(self.text)} texts, {len(self.weight)} weights: want as many")
         if not torch.isfinite(self.weight).all() or self.weight.min() < 0:
             raise ValueError("weights must be finite and at least 0")
 
@@ -141,7 +141,8 @@ def _save(path: Path, unet, optimiser, ema: dict, names: list[str], done: int, f
     for kept in folder.glob("unet-*.safetensors"):  # the stage sweeps its folder after a kill, but not its checkpoints
         (path.parent / kept.name).write_bytes(kept.read_bytes())
     new = path.with_suffix(".new")
-    save_file({k: v.cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}, new, {"done": str(done)})
+    copies = {k: v.cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
+    save_file(copies, new, {"done": str(done)})
     new.replace(path)
 
 

@@ -86,7 +86,7 @@ def _table(images, prompts, rater: str, labels: list[str]) -> pd.DataFrame:
 
 
 def label_by_two(seen, images: Sequence[str], prompts: Sequence[str], spec: RaterSpec = RaterSpec(), doubled: float = 0.2):
-    """Labels of two simulated labellers: one label an image, alternating, and a second one on a share `doubled` of images."""
+    """Labels of two simulated labellers: one label an image, alternating, and both a share `doubled` of them."""
     turn = np.arange(len(images)) % 2
     twice = np.array([seed_of("doubled", d, p) % 1000 < 1000 * doubled for d, p in zip(images, prompts, strict=True)])
     firsts, seconds = [], []

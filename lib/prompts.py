@@ -60,7 +60,7 @@ class Attributes:
 
 
 def write(a: Attributes) -> str:
-    """The paper's form for these attributes: `Two blue dogs in the forest`, `A green colored dog`, `An apple on the moon`."""
+    """The paper's form for these attributes: `Two blue dogs in the forest`, `A green colored dog`."""
     noun = a.object if a.count in (None, 1) else plural(a.object)
     colour = "" if a.colour is None else f"{a.colour} colored " if a.category == "colour" else f"{a.colour} "
     head = COUNT_WORDS[a.count - 1] if a.count else "an" if (colour + noun)[0] in "aeiou" else "a"

@@ -58,7 +58,8 @@ def sample(
     """One image a prompt: uint8 [image, height, width, 3].
 
     Classifier-free guidance (Ho & Salimans 2022) with the pipeline's scheduler. An image depends on its prompt and seed
-    alone, to 1/255, not on batch size or order. `progress` names a progress bar. Raises ValueError on no prompts or on unequal lengths.
+    alone, to 1/255, not on batch size or order. `progress` names a progress bar.
+    Raises ValueError on no prompts or on unequal lengths.
     """
     if not len(prompts):
         raise ValueError("no prompts: give at least one prompt to sample from")

@@ -14,7 +14,7 @@ import torch
 
 from lib import finetune, judges, models, panel, prompts, reward, sampling, world
 from lib.cache import Artifact, digest_of
-from lib.config import GUIDANCE_SCALE, SAMPLING_STEPS, Size, size_named
+from lib.config import GUIDANCE_SCALE, SAMPLING_STEPS, size_named
 
 # The arms of Table 3 and two controls: (human-labelled only?, use of the model's images, beta > 0?, constant weight?)
 ARMS = {
@@ -45,7 +45,9 @@ class Study:
 
     # ---- images ----------------------------------------------------------------------------------------------
 
-    def sample(self, texts: list[str], numbers: list[int], stream: str, unet: tuple[Artifact, int] | None = None) -> Artifact:
+    def sample(
+        self, texts: list[str], numbers: list[int], stream: str, unet: tuple[Artifact, int] | None = None
+    ) -> Artifact:
         """Images of the base, or of a U-Net after so many updates; one start noise a prompt, number and stream."""
         generator, path = {"base": self.base_digest}, None
         if unet is not None:
@@ -164,7 +166,8 @@ class Study:
         if how["constant"]:
             weight = np.full_like(weight, weight.mean())
         inputs = {f"images {i}": s for i, s in enumerate(sets)} | {
-            "base": self.base_digest, "web pairs": str(self.size.pretraining), "weights": digest_of(weight.round(5).tolist()),
+            "base": self.base_digest, "web pairs": str(self.size.pretraining),
+            "weights": digest_of(weight.round(5).tolist()),
         }  # fmt: skip
 
         def model(pipe) -> finetune.Pairs:

@@ -14,10 +14,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from lib.paths import MODELS
-from lib.prompts import COUNT_WORDS, Attributes, web_pair, write
+from lib.prompts import Attributes, web_pair, write
 from lib.world import BACKGROUNDS, COLOURS, OBJECTS, render
 from pretrain.common import DEVICE, autocast, halve, spent, train, write_card
-from pretrain.vae import HELD_OUT, images, random_scene
+from pretrain.vae import HELD_OUT, random_scene
 
 CONTEXT = 16  # tokens
 BATCH = 256

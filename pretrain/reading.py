@@ -1,6 +1,6 @@
-"""A blind reading of the base model by eye: `python -m pretrain.reading draw` makes 200 images, `record FILE` keeps the labels.
+"""A blind reading of the base model by eye: `python -m pretrain.reading draw`, then `record FILE`.
 
-`draw` writes the images as one PNG of 10 x 20 tiles and their prompts as JSON; no judge looks at them. `record` takes a
+`draw` makes 200 images and writes them as one PNG of 10 x 20 tiles and their prompts as JSON; no judge looks at them. `record` takes a
 text file of 200 letters (g good, b bad, s skip, row by row) and writes the label table.
 """
 
@@ -26,8 +26,8 @@ def draw() -> None:
     """50 prompts of each category, one image each, in an order that tells nothing."""
     rng = np.random.default_rng(200)
     grid = prompts.grid()
-    chosen = [p for c in prompts.CATEGORIES for p in rng.permutation([q for q in grid if prompts.parse(q).category == c])[:50]]
-    chosen = [str(p) for p in rng.permutation(chosen)]
+    groups = [[p for p in grid if prompts.parse(p).category == c] for c in prompts.CATEGORIES]
+    chosen = [str(p) for p in rng.permutation([p for g in groups for p in rng.permutation(g)[:50]])]
     seeds = [seed_of("reading", p) for p in chosen]
     images = sample(models.load_generator(), chosen, seeds, guidance_scale=GUIDANCE_SCALE, steps=SAMPLING_STEPS)
     sheet = images.reshape(ROWS, COLUMNS, 64, 64, 3).swapaxes(1, 2).reshape(ROWS * 64, COLUMNS * 64, 3)

@@ -39,7 +39,7 @@ def images(seed: int, count: int) -> torch.Tensor:
 
 
 def crops(seed: int, count: int, side: int = 32) -> torch.Tensor:
-    """Glyphs rather than skies: of three crops on the grid of 8 px the one of most contrast, float [count, 3, side, side]."""
+    """Glyphs rather than skies: of three crops on the grid of 8 px that of most contrast, float [count, 3, side, side]."""
     x = images(seed, count).contiguous()
     rng = np.random.default_rng((3, seed))
     corner = torch.from_numpy(rng.integers(0, (64 - side) // 8 + 1, (3, 2)) * 8).tolist()
@@ -125,7 +125,8 @@ def save(vae: AutoencoderKL, more: dict | None = None) -> None:
     vae.save_pretrained(folder, safe_serialization=True)
     halve(folder / "diffusion_pytorch_model.safetensors")
     write_card(folder, {
-        "model": "AutoencoderKL, 8 x down, 16 latent channels", "data": "random emoji scenes, one in ten spoiled, 5 % in a rare style",
+        "model": "AutoencoderKL, 8 x down, 16 latent channels",
+        "data": "random emoji scenes, one in ten spoiled, 5 % in a rare style",
         "batch": BATCH, "seed": 0, "whole scenes": spent("vae"), "crops": spent("vae-crops"), **(more or {}),
         "held-out PSNR (dB, 500 renders)": round(float(quality), 2),
     })  # fmt: skip
