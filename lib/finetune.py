@@ -46,7 +46,7 @@ class Pairs:
 
     def __post_init__(self):
         if not len(self.latents) == len(self.text) == len(self.weight):
-            raise ValueError(f"{len(self.latents)} latents, {len(self.text)} texts, {len(self.weight)} weights: want as many")
+            raise ValueError(f"{len(self.latents)} latents, {len(self.text)} texts, {len(self.weight)} weights")
         if not torch.isfinite(self.weight).all() or self.weight.min() < 0:
             raise ValueError("weights must be finite and at least 0")
 

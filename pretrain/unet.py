@@ -3,6 +3,7 @@
 v-prediction on a cosine schedule. It draws well and obeys badly, because its captions are vague and often wrong.
 """
 
+import json
 import sys
 
 import numpy as np
@@ -64,8 +65,12 @@ def make_unet(channels: tuple[int, int] = (64, 128)) -> UNet2DConditionModel:
     ).to(DEVICE, memory_format=torch.channels_last)  # fmt: skip
 
 
-def main(minutes: float | None = None, name: str = "unet") -> None:
-    """Encode the corpus, train, save the whole pipeline in diffusers' layout."""
+def main(minutes: float | None = None, more: bool = False) -> None:
+    """Encode the corpus, train, save the whole pipeline in diffusers' layout.
+
+    `more` goes on from the shipped U-Net rather than from random weights; its card then tells of both runs.
+    """
+    name = "unet-more" if more else "unet"
     torch.manual_seed(2)
     folder = MODELS / "mini-sd"
     vae = AutoencoderKL.from_pretrained(folder / "vae").to(DEVICE, memory_format=torch.channels_last).eval()
@@ -78,6 +83,9 @@ def main(minutes: float | None = None, name: str = "unet") -> None:
     empty = tokens(tokenizer, [""])
     alphas = DDIMScheduler(**schedule()).alphas_cumprod.to(DEVICE)
     unet = make_unet()
+    if more:
+        shipped = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors", device=str(DEVICE))
+        unet.load_state_dict({k: v.float() for k, v in shipped.items()})
 
     def loss(step: int) -> torch.Tensor:
         g = torch.Generator().manual_seed(step)
@@ -99,10 +107,10 @@ def main(minutes: float | None = None, name: str = "unet") -> None:
         return (out.sample.float() - (a * noise - s * x)).square().mean()
 
     train(name, unet, loss, 60_000, minutes=minutes, lr=0.02, adam_lr=2e-3)
-    save(unet, vae, encoder, tokenizer, name)
+    save(unet, vae, encoder, tokenizer, spent(name), json.loads((folder / "unet/card.json").read_text()) if more else None)
 
 
-def save(unet, vae, encoder, tokenizer, name: str = "unet") -> None:
+def save(unet, vae, encoder, tokenizer, run: dict, before: dict | None = None) -> None:
     """Write mini-sd: every part in diffusers' layout, the U-Net in float16, with its card."""
     if processes()[0]:
         return
@@ -118,9 +126,10 @@ def save(unet, vae, encoder, tokenizer, name: str = "unet") -> None:
     write_card(folder / "unet", {
         "model": "UNet2DConditionModel on 8 x 8 x 16 latents, v-prediction, cosine schedule",
         "data": f"{CORPUS} pairs of the web corpus (lib/prompts.py, CaptionNoise defaults)", "batch": BATCH,
-        "caption dropout": CAPTION_DROPOUT, "seed": 2, **spent(name),
+        "caption dropout": CAPTION_DROPOUT, "seed": 2,
+        **run, **({"before": before} if before else {}),
     })  # fmt: skip
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]) if len(sys.argv) > 1 else None)
+    main(float(sys.argv[1]) if len(sys.argv) > 1 else None, "more" in sys.argv)
