@@ -45,5 +45,6 @@ stale: env  ## name the notebooks that reproduce would run
 lint: env  ## ruff
 	$(RUN) -m ruff check .
 
-clean:  ## drop cached stages, executed notebooks and smoke results (keeps .venv and reports)
-	rm -rf .cache reports/smoke reports/notebooks .pytest_cache .ruff_cache
+clean:  ## drop cached stages, executed notebooks and smoke results (keeps .venv, reports, training checkpoints)
+	[ ! -d .cache ] || find .cache -mindepth 1 -maxdepth 1 ! -name pretrain -exec rm -rf {} +
+	rm -rf reports/smoke reports/notebooks .pytest_cache .ruff_cache
