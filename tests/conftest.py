@@ -7,6 +7,8 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from lib import cache
 from lib.paths import MODELS
 
+torch.set_num_threads(1)  # tiny tensors: a second thread only waits, and for long where another process holds its core
+
 
 @pytest.fixture
 def empty_cache(tmp_path, monkeypatch):
