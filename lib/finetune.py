@@ -46,7 +46,8 @@ class Pairs:
 
     def __post_init__(self):
         if not len(self.latents) == len(self.text) == len(self.weight):
-            raise ValueError(f"{len(self.latents)} latents, {len(self.text)} texts, {len(self.weight)} weights")
+            counts = f"{len(self.latents)} latents, {len(self.text)} texts and {len(self.weight)} weights"
+            raise ValueError(f"{counts}: want as many")
         if not torch.isfinite(self.weight).all() or self.weight.min() < 0:
             raise ValueError("weights must be finite and at least 0")
 
