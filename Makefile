@@ -46,5 +46,5 @@ lint: env  ## ruff
 	$(RUN) -m ruff check .
 
 clean:  ## drop cached stages, executed notebooks and smoke results (keeps .venv, reports, training checkpoints)
-	[ ! -d .cache ] || find .cache -mindepth 1 -maxdepth 1 ! -name pretrain -exec rm -rf {} +
+	mkdir -p .cache && find .cache -mindepth 1 -maxdepth 1 ! -name pretrain -exec rm -rf {} +
 	rm -rf reports/smoke reports/notebooks .pytest_cache .ruff_cache
