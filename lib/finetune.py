@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib.cache import Artifact, stage
+from lib.precision import autocast
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class FinetuneSpec:
 @dataclass
 class Pairs:
     """What a loss is over: latents [item, channel, height, width], text states [text, token, width], the text of each item
-    (int64 [item]) and its weight in [0, 1] (float32 [item])."""
+    (int64 [item]) and its weight, at least 0 (float32 [item])."""
 
     latents: Tensor
     states: Tensor
@@ -52,6 +53,28 @@ class Pairs:
             raise ValueError("weights must be finite and at least 0")
 
 
+WEIGHTINGS = ("raw", "mean", "random", "thresholded", "exponential")
+
+
+def reweighted(reward: np.ndarray, how: str, seed: int = 0) -> np.ndarray:
+    """Weights of the loss from rewards in [0, 1], float [item], all with the mean of the rewards, so that beta keeps its
+    meaning.
+
+    `raw` is the paper's; `mean` (constant) and `random` (the same rewards, given to images by lot) are controls;
+    `thresholded` keeps items above one half, `exponential` is exp(4 r).
+    """
+    if how == "raw":
+        return reward
+    if how == "random":
+        return np.random.default_rng(seed).permutation(reward)
+    if how not in WEIGHTINGS:
+        raise ValueError(f"unknown weighting {how!r}: one of {', '.join(WEIGHTINGS)}")
+    out = {"mean": np.ones_like(reward), "thresholded": (reward > 0.5) * 1.0, "exponential": np.exp(4 * reward)}[how]
+    if not out.any():
+        raise ValueError("no reward is above one half: nothing to keep")
+    return out * (reward.mean() / out.mean())
+
+
 def denoising_loss(pipe: StableDiffusionPipeline, latents: Tensor, states: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     """Squared error of each item, float [item], on the quantity that the model predicts (noise or v)."""
     alphas = pipe.scheduler.alphas_cumprod.to(latents.device)[t][:, None, None, None]
@@ -61,7 +84,8 @@ def denoising_loss(pipe: StableDiffusionPipeline, latents: Tensor, states: Tenso
         raise ValueError(f"unknown prediction type {kind!r}: v_prediction or epsilon")
     target = a * noise - s * latents if kind == "v_prediction" else noise
     noisy = (a * latents + s * noise).contiguous(memory_format=torch.channels_last)
-    out = pipe.unet(noisy, t, encoder_hidden_states=states, return_dict=False)[0]
+    with autocast():
+        out = pipe.unet(noisy, t, encoder_hidden_states=states, return_dict=False)[0]
     return (out.float() - target).square().mean((1, 2, 3))
 
 

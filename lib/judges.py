@@ -38,7 +38,7 @@ class Residual(nn.Module):
 
 
 class ConvolutionalTrunk(nn.Module):
-    """float [image, 3, 64, 64] in [-1, 1] to [image, 2 x width]: mean and maximum over 8 x 8 places."""
+    """float [image, 3, 64, 64] in [-1, 1] to [image, width, 8, 8]: residual blocks at 16 x 16 and 8 x 8 places."""
 
     def __init__(self, width: int = 96, blocks: int = 2):
         super().__init__()
@@ -47,34 +47,41 @@ class ConvolutionalTrunk(nn.Module):
             nn.Conv2d(3, half, 4, stride=4), Residual(half), Residual(half),
             nn.Conv2d(half, width, 2, stride=2), *(Residual(width) for _ in range(blocks)), nn.ReLU(),
         )  # fmt: skip
-        self.width = 2 * width
+        self.width = width
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.layers(x)
-        return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
+        return self.layers(x)
 
 
 class TransformerTrunk(nn.Module):
-    """float [image, 3, 64, 64] in [-1, 1] to [image, 2 x width]: attention over 64 patches of 8 x 8 pixels."""
+    """float [image, 3, 64, 64] in [-1, 1] to [image, width, 8, 8]: attention over 8 x 8 places."""
 
-    def __init__(self, width: int = 128, blocks: int = 4):
+    def __init__(self, width: int = 128, blocks: int = 3):
         super().__init__()
-        self.patches = nn.Conv2d(3, width, 8, stride=8)
+        self.patches = nn.Sequential(nn.Conv2d(3, 64, 4, stride=4), Residual(64), nn.Conv2d(64, width, 2, stride=2))
         self.place = nn.Parameter(0.02 * torch.randn(1, 64, width))
         layer = nn.TransformerEncoderLayer(
             width, 4, 3 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.blocks = nn.TransformerEncoder(layer, blocks, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(width)
-        self.width = 2 * width
+        self.width = width
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.norm(self.blocks(self.patches(x).flatten(2).transpose(1, 2) + self.place))
-        return torch.cat([x.mean(1), x.amax(1)], 1)
+        return x.transpose(1, 2).unflatten(2, (8, 8))
+
+
+def pooled(grid: torch.Tensor) -> torch.Tensor:
+    """Mean and maximum over places: float [image, width, 8, 8] to [image, 2 x width]."""
+    return torch.cat([grid.mean((2, 3)), grid.amax((2, 3))], 1)
 
 
 class Judge(nn.Module):
-    """Logits by head, dict of float [image, class], from float images [image, 3, 64, 64] in [-1, 1]."""
+    """Logits by head, dict of float [image, class], from float images [image, 3, 64, 64] in [-1, 1].
+
+    Counts are counted: each place says how far it stands for one object, and the nearer their sum, the likelier a number.
+    """
 
     def __init__(self, kind: str):
         super().__init__()
@@ -82,11 +89,16 @@ class Judge(nn.Module):
         if kind not in trunks:
             raise ValueError(f"unknown judge {kind!r}: one of {', '.join(trunks)}")
         self.trunk = trunks[kind]()
-        self.heads = nn.ModuleDict({name: nn.Linear(self.trunk.width, n) for name, n in HEADS.items()})
+        self.heads = nn.ModuleDict({name: nn.Linear(2 * self.trunk.width, n) for name, n in HEADS.items()})
+        self.one_here = nn.Conv2d(self.trunk.width, 1, 1)
+        nn.init.constant_(self.one_here.bias, -3.0)  # three objects to begin with
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        features = self.trunk(x)
-        return {name: head(features) for name, head in self.heads.items()}
+        grid = self.trunk(x)
+        logits = {name: head(pooled(grid)) for name, head in self.heads.items()}
+        total = self.one_here(grid).float().sigmoid().sum((1, 2, 3))
+        away = total[:, None] - torch.arange(HEADS["count"], device=x.device)
+        return logits | {"count": logits["count"] - 4 * away.square()}
 
 
 class FeatureNet(nn.Module):
@@ -95,11 +107,11 @@ class FeatureNet(nn.Module):
     def __init__(self, width: int = 64):
         super().__init__()
         self.trunk = ConvolutionalTrunk(width, blocks=1)
-        self.features = nn.Linear(self.trunk.width, 64)
+        self.features = nn.Linear(2 * self.trunk.width, 64)
         self.heads = nn.ModuleDict({name: nn.Linear(64, n) for name, n in HEADS.items()})
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.features(self.trunk(x))
+        return self.features(pooled(self.trunk(x)))
 
 
 @torch.no_grad()

@@ -93,3 +93,13 @@ def diversity(x: np.ndarray, groups: np.ndarray) -> np.ndarray:
         gaps = np.linalg.norm(rows[:, None] - rows[None], axis=-1)
         out.append(gaps[np.triu_indices(len(rows), 1)].mean())
     return np.array(out)
+
+
+def colourfulness(images: np.ndarray) -> np.ndarray:
+    """How saturated images uint8 [image, height, width, 3] are: float [image], 0 for grey ones.
+
+    Hasler & Süsstrunk 2003, Measuring colourfulness in natural images (M3), in units of 8-bit values.
+    """
+    r, g, b = np.moveaxis(images.astype(float), -1, 0)
+    opponents = np.stack([r - g, (r + g) / 2 - b]).reshape(2, len(images), -1)
+    return np.hypot(*opponents.std(2)) + 0.3 * np.hypot(*opponents.mean(2))

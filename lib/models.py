@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 from lib.cache import digest_of, file_digest
 from lib.judges import FeatureNet, Judge
 from lib.paths import MODELS
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+from lib.precision import DEVICE
 
 
 def sums(folder: Path = MODELS) -> dict[str, str]:

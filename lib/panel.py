@@ -22,8 +22,8 @@ class RaterSpec:
     """How simulated raters err. The numbers are calibrated in notebook 02 to people's agreement and skips."""
 
     miscount: float = 0.05  # the chance that one object more or less is seen, for each object shown beyond the first
-    noise: float = 1.0  # spread (logits) of one judgement
-    slant: float = 0.4  # spread (logits) of raters' leniency
+    noise: float = 1.6  # spread (logits) of one judgement
+    slant: float = 0.5  # spread (logits) of raters' leniency
     lapse: float = 0.02  # the chance of a label at random
     skip: float = 0.35  # judgements weaker than this (logits) are skipped
     certainty: float = 3.5  # logits are capped here: nobody is surer than 97 %

@@ -178,11 +178,11 @@ class CaptionNoise:
     """
 
     count_stated: float = 0.65
-    count_right: tuple[float, ...] = (0.82, 0.60, 0.42, 0.32, 0.25, 0.22)
+    count_right: tuple[float, ...] = (0.92, 0.68, 0.48, 0.40, 0.20, 0.12)
     colour_stated: float = 0.60
-    colour_right: float = 0.72
+    colour_right: float = 0.73
     background_stated: float = 0.70
-    background_right: float = 0.68
+    background_right: float = 0.54
     rare_style: float = 0.03
 
 

@@ -16,13 +16,17 @@ from lib import finetune, judges, models, panel, prompts, reward, sampling, worl
 from lib.cache import Artifact, digest_of
 from lib.config import GUIDANCE_SCALE, SAMPLING_STEPS, size_named
 
-# The arms of Table 3 and two controls: (human-labelled only?, use of the model's images, beta > 0?, constant weight?)
+# The arms of Table 3 and two controls; then other weightings of the reward in the full method, one of them a control.
 ARMS = {
-    "human-labelled only": dict(unlabelled=False, beta=False, constant=False, use_model=True),
-    "+ unlabelled": dict(unlabelled=True, beta=False, constant=False, use_model=True),
-    "+ pre-training loss": dict(unlabelled=True, beta=True, constant=False, use_model=True),
-    "pre-training loss alone": dict(unlabelled=True, beta=True, constant=False, use_model=False),
-    "r = mean": dict(unlabelled=True, beta=True, constant=True, use_model=True),
+    "human-labelled only": dict(unlabelled=False, beta=False, weighting="raw", use_model=True),
+    "+ unlabelled": dict(unlabelled=True, beta=False, weighting="raw", use_model=True),
+    "+ pre-training loss": dict(unlabelled=True, beta=True, weighting="raw", use_model=True),
+    "pre-training loss alone": dict(unlabelled=True, beta=True, weighting="raw", use_model=False),
+    "r = mean": dict(unlabelled=True, beta=True, weighting="mean", use_model=True),
+}
+OTHER_WEIGHTINGS = {
+    f"{how} r": dict(unlabelled=True, beta=True, weighting=how, use_model=True)
+    for how in ("random", "thresholded", "exponential")
 }
 FULL_METHOD = "+ pre-training loss"
 
@@ -156,15 +160,13 @@ class Study:
 
     def finetuned(self, arm: str, spec: finetune.FinetuneSpec) -> Artifact:
         """The U-Net of one arm: its weights after `spec.updates` and each of `spec.keep`."""
-        if arm not in ARMS:
-            raise ValueError(f"unknown arm {arm!r}: one of {', '.join(ARMS)}")
-        how = ARMS[arm]
+        if arm not in (arms := ARMS | OTHER_WEIGHTINGS):
+            raise ValueError(f"unknown arm {arm!r}: one of {', '.join(arms)}")
+        how = arms[arm]
         spec = replace(spec, beta=spec.beta if how["beta"] else 0.0, use_model=how["use_model"])
         sets = [self.labelled_images] + ([self.unlabelled_images] if how["unlabelled"] else [])
         first = self.rewards(seeds=1)
-        weight = np.concatenate([self.scores(s, first)[0] for s in sets])
-        if how["constant"]:
-            weight = np.full_like(weight, weight.mean())
+        weight = finetune.reweighted(np.concatenate([self.scores(s, first)[0] for s in sets]), how["weighting"])
         inputs = {f"images {i}": s for i, s in enumerate(sets)} | {
             "base": self.base_digest, "web pairs": str(self.size.pretraining),
             "weights": digest_of(weight.round(5).tolist()),

@@ -6,7 +6,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from lib.paths import MODELS
-from pretrain.common import DEVICE
+from lib.precision import DEVICE
 from pretrain.unet import corpus_chunk
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from lib.judges import COLOUR_CLASSES, HEADS, FeatureNet, Judge, look, truth
 from lib.paths import CACHE, MODELS
+from lib.precision import DEVICE, autocast
 from lib.prompts import Attributes, write
 from lib.sampling import decode, encode, encode_texts, to_pixels
 from lib.world import BAD_KINDS, NATURAL, Scene, render, render_bad
-from pretrain.common import DEVICE, autocast, halve, spent, train, write_card
+from pretrain.common import halve, spent, train, write_card
 from pretrain.vae import HELD_OUT, random_scene
 
 BATCH = 128

@@ -19,10 +19,11 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from lib.paths import CACHE, MODELS
+from lib.precision import DEVICE, FAST_BFLOAT16, autocast
 from lib.prompts import web_pair
 from lib.world import render
 from pretrain.clip import tokens
-from pretrain.common import DEVICE, FAST_BFLOAT16, autocast, halve, processes, spent, train, write_card
+from pretrain.common import halve, processes, spent, train, write_card
 
 BATCH = 64  # a process
 CORPUS = 60_000  # image-caption pairs, encoded once
@@ -106,7 +107,8 @@ def main(minutes: float | None = None, more: bool = False) -> None:
             out = unet(noisy, t, encoder_hidden_states=states.to(torch.bfloat16 if FAST_BFLOAT16 else torch.float32))
         return (out.sample.float() - (a * noise - s * x)).square().mean()
 
-    train(name, unet, loss, 60_000, minutes=minutes, lr=0.02, adam_lr=2e-3)
+    lr, adam_lr = (0.008, 8e-4) if more else (0.02, 2e-3)
+    train(name, unet, loss, 60_000, minutes=minutes, lr=lr, adam_lr=adam_lr)
     save(unet, vae, encoder, tokenizer, spent(name), json.loads((folder / "unet/card.json").read_text()) if more else None)
 
 

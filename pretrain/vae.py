@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from lib.paths import MODELS
+from lib.precision import DEVICE, autocast
 from lib.world import BACKGROUNDS, BAD_KINDS, COLOURS, OBJECTS, STYLES, Scene, render, render_bad
-from pretrain.common import DEVICE, autocast, halve, processes, spent, train, write_card
+from pretrain.common import halve, processes, spent, train, write_card
 
 BATCH = 16
 # Lightness, red against blue, green against both: orthonormal, colour weighted three times (in squares) as lightness,

@@ -1,5 +1,6 @@
 """Fine-tuning minimises the loss that is written down, on the same draws for every arm, and goes on after a kill."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -64,8 +65,9 @@ def test_a_perfect_prediction_costs_nothing_and_a_shifted_one_its_square(pipe, k
     torch.testing.assert_close(losses, shift**2, atol=1e-5, rtol=1e-5)
 
 
-def test_the_gradient_is_that_of_the_loss_that_is_written_down(make_pipe, tune):
+def test_the_gradient_is_that_of_the_loss_that_is_written_down(make_pipe, tune, monkeypatch):
     """E_model[r l] + beta E_pre[l], recomputed item by item at the first weights."""
+    monkeypatch.setattr(finetune, "autocast", nullcontext)
     pipe = make_pipe()
     g = torch.Generator().manual_seed(1_000_003 * 5)
     total = 0.0
@@ -196,3 +198,10 @@ def test_the_ceiling_is_the_good_share_that_the_weighting_leaves():
     assert finetune.ceiling(np.array([0.9, 0.3, 0.6, 0.2]), good) == pytest.approx(1.5 / 2.0)
     assert finetune.ceiling(np.full(4, 0.3), good) == pytest.approx(0.5)  # r = mean: the share of good images
     assert finetune.ceiling(good.astype(float), good) == 1
+
+
+def test_a_weighting_that_is_unknown_or_keeps_nothing_is_refused():
+    with pytest.raises(ValueError, match="^unknown weighting 'cubic': one of raw, mean, random, thresholded, exponential$"):
+        finetune.reweighted(np.array([0.2, 0.9]), "cubic")
+    with pytest.raises(ValueError, match="^no reward is above one half: nothing to keep$"):
+        finetune.reweighted(np.array([0.2, 0.4]), "thresholded")

@@ -150,3 +150,13 @@ def test_diversity_is_the_mean_distance_within_a_prompt():
     np.testing.assert_allclose(diversity(x[order], groups[order]), [4 / 3, 5, 0])  # by first appearance
     with pytest.raises(ValueError, match="^diversity needs at least two images a prompt, 'c' has 1$"):
         diversity(x[:6], groups[:6])
+
+
+def test_colourfulness_is_nil_for_grey_and_known_for_one_pure_colour():
+    grey = np.full((1, 8, 8, 3), 77, np.uint8)
+    red = np.zeros((1, 8, 8, 3), np.uint8)
+    red[..., 0] = 200
+    half = red.copy()
+    half[:, :4] = 0  # half black: opponents 200 and 100 on one half, 0 on the other
+    found = metrics.colourfulness(np.concatenate([grey, red, half]))
+    np.testing.assert_allclose(found, [0, 0.3 * np.hypot(200, 100), np.hypot(100, 50) + 0.3 * np.hypot(100, 50)])

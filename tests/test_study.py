@@ -11,7 +11,7 @@ from lib import finetune, models, prompts, sampling, study
 from lib.cache import Artifact
 from lib.config import SIZES
 from lib.finetune import FinetuneSpec
-from lib.study import ARMS, FULL_METHOD, Study
+from lib.study import ARMS, FULL_METHOD, OTHER_WEIGHTINGS, Study
 from lib.world import OBJECTS, SEEN, UNSEEN
 
 SPEC = FinetuneSpec(beta=0.7, seed=3)
@@ -167,6 +167,18 @@ def test_the_mean_control_differs_from_the_full_method_in_its_weights_alone(tune
     assert torch.equal(full.model.latents, mean.model.latents) and torch.equal(full.model.text, mean.model.text)
     assert full.model.weight.mean().item() == pytest.approx(mean.model.weight.mean().item())
     assert {k for k in full.inputs if full.inputs[k] != mean.inputs[k]} == {"weights"}
+
+
+def test_other_weightings_change_the_weights_alone_and_keep_their_mean(tuned):
+    full = tuned(FULL_METHOD)
+    for arm in OTHER_WEIGHTINGS:
+        found = tuned(arm)
+        assert found.spec == full.spec and {k for k in full.inputs if full.inputs[k] != found.inputs[k]} == {"weights"}
+        assert found.model.weight.mean().item() == pytest.approx(0.5)
+    assert sorted(tuned("random r").model.weight.tolist()) == sorted(full.model.weight.tolist())
+    torch.testing.assert_close(tuned("thresholded r").model.weight, torch.tensor([0, 0, 0, 0, 4 / 3, 0, 4 / 3, 4 / 3]))
+    steep = tuned("exponential r").model.weight
+    assert (steep[4] / steep[0]).log().item() == pytest.approx(4 * 0.9, rel=1e-4)
 
 
 def test_an_unknown_arm_or_size_is_refused(tuned):
