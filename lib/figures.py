@@ -88,6 +88,27 @@ def bars(
         axis.legend(fontsize=7, loc="best")
 
 
+def curves(
+    lines: Mapping[str, Sequence[tuple[float, float, float, float]]], axis, xlabel: str, ylabel: str,
+    floors: Mapping[str, float] | None = None,
+) -> None:
+    """Points (x, share, low, high) joined by name, x on a scale of doublings; lines for chance or baseline; in %."""
+    for k, (name, points) in enumerate(lines.items()):
+        x, value, low, high = np.array(sorted(points)).T * np.array([[1], [100], [100], [100]])
+        axis.errorbar(
+            x * 1.03**k, value, yerr=[value - low, high - value], fmt=("D-", "o--", "s:")[k % 3],
+            color=("#2f6f9f", "#e07b39", "#7a1f5c")[k % 3], capsize=3, markersize=6, label=name,
+        )  # fmt: skip
+    for k, (name, at) in enumerate((floors or {}).items()):
+        axis.axhline(100 * at, color="#777777", linestyle=("--", ":", "-.")[k % 3], linewidth=1.1, label=name)
+    ticks = sorted({round(p[0]) for points in lines.values() for p in points})
+    axis.set_xscale("log", base=2)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.set_xticks([t for i, t in enumerate(ticks) if i == 0 or t > 1.25 * ticks[i - 1]])
+    axis.xaxis.set_major_formatter(lambda t, _: f"{t:,.0f}")
+    axis.legend(fontsize=7)
+
+
 def reliability(scores: np.ndarray, good: np.ndarray, axis, bins: int = 10, label: str = "reward") -> list[dict]:
     """Share of good images against predicted reward, in bins of equal numbers, with 95 % binomial (Wilson) intervals."""
     order = np.argsort(scores)

@@ -5,7 +5,6 @@ Lee et al. 2023, section 3.2, Algorithms 1 and 2.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -15,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lib.cache import Artifact, load_arrays, save_arrays, stage
-from lib.prompts import COUNT_WORDS, Attributes, perturbed, write
+from lib.panel import categories
+from lib.perturbed import all_perturbed, draw_perturbed
 from lib.sampling import load_images
-from lib.world import BACKGROUNDS, COLOURS, SEEN
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,20 @@ class RewardSpec:
     auxiliary_weight: float = 0.5  # lambda
     temperature: float = 2.0  # T
     perturbed: int = 5  # other prompts an image, N - 1
-    width: int = 1024
-    epochs: int = 20
-    batch: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
+    perturbed_form: str = "printed"  # one of `perturbed.FORMS`
+    auxiliary_on: str = "good"  # items that have the auxiliary loss: good (the text) or all (Algorithm 1 as printed)
     normalise: bool = True  # embeddings to unit length
+    width: int = 1024
+    labels: float = 1.0  # share of each prompt's labels that is used
+    prompts: float = 1.0  # share of the prompts that is used, with all their labels
+    labellers: int | None = None  # 1: only what the first one said; None: what all said
+    flipped: float = 0.0  # share of labels turned into their opposite
+    skips: str = "drop"  # or half: a skipped image has the label 0.5
     shuffle_labels: bool = False  # a control
+    epochs: int | None = None  # None: those of the study's size
+    batch: int = 256
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
     seed: int = 0
 
 
@@ -42,13 +48,16 @@ class Reward(nn.Module):
 
     def __init__(self, dimension: int = 128, width: int = 1024):
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(2 * dimension, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)
-        )
+        self.first, self.second, self.last = nn.Linear(2 * dimension, width), nn.Linear(width, width), nn.Linear(width, 1)
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
-        """[..., dimension] twice to [...]."""
-        return torch.sigmoid(self.layers(torch.cat([image, text], -1))).squeeze(-1)
+        """[..., dimension] twice to [...]; an image [pair, 1, dimension] meets all of its prompts [pair, prompt, dimension].
+
+        The first layer takes the two embeddings end to end; their products are made apart and added, each once.
+        """
+        of_image, of_text = self.first.weight.tensor_split(2, 1)
+        hidden = (F.linear(image, of_image, self.first.bias) + F.linear(text, of_text)).relu_()
+        return torch.sigmoid(self.last(self.second(hidden).relu_())).squeeze(-1)
 
 
 def prompt_classification_loss(rewards: Tensor, temperature: float = 2.0) -> Tensor:
@@ -91,20 +100,45 @@ def clip_score(image: np.ndarray, text: np.ndarray) -> np.ndarray:
     return (unit(image) * unit(text)).sum(-1)
 
 
-@lru_cache(1)
-def all_perturbed() -> tuple[str, ...]:
-    """Every prompt that Algorithm 2 can draw: counts x colours x seen objects x places, with its full stop."""
-    return tuple(
-        write(Attributes(o, n, c, b)) + "."
-        for o in SEEN for n in range(1, len(COUNT_WORDS) + 1) for c in COLOURS for b in BACKGROUNDS
-    )  # fmt: skip
+def taught(labels: np.ndarray, prompts: Sequence[str], raters: np.ndarray, spec: RewardSpec) -> np.ndarray:
+    """The labels that a reward of this spec and seed learns from, float [item]; NaN: the item is not used.
+
+    `labels` [item] 1 good, 0 bad, 0.5 skipped or NaN held out; `raters` [item] the number, 0, 1, …, of the labeller.
+    Of a share `spec.labels` or `spec.prompts`, which ones is drawn by the seed; smaller shares lie in larger ones, and
+    each prompt keeps a label, each category a prompt. Labels are shuffled or flipped last and stay as many.
+    """
+    if spec.skips not in ("drop", "half") or not (0 < spec.labels <= 1 and 0 < spec.prompts <= 1 and 0 <= spec.flipped < 1):
+        raise ValueError(f"skips are drop or half, labels and prompts in (0, 1], flipped in [0, 1): got {spec}")
+    labels, texts = np.asarray(labels, float).copy(), np.asarray(prompts)
+    rng = np.random.default_rng((spec.seed, 23))
+    if spec.skips == "drop":
+        labels[labels == 0.5] = np.nan
+    if spec.labellers:
+        labels[np.asarray(raters) >= spec.labellers] = np.nan
+    distinct = np.unique(texts[~np.isnan(labels)])
+    kept = distinct[_spread(np.array(categories(distinct)), rng) < spec.prompts]
+    labels[~np.isin(texts, kept)] = np.nan
+    used = np.flatnonzero(~np.isnan(labels))
+    labels[used[_spread(texts[used], rng) >= spec.labels]] = np.nan
+    used = np.flatnonzero(~np.isnan(labels))
+    if spec.shuffle_labels:
+        labels[used] = rng.permutation(labels[used])
+    turned = used[rng.random(len(used)) < spec.flipped]
+    labels[turned] = 1 - labels[turned]
+    return labels
 
 
-def draw_perturbed(prompts: Sequence[str], count: int, seed: int) -> np.ndarray:
-    """Rows of `all_perturbed` [prompt, count] that differ in meaning from each prompt; Algorithm 2."""
-    place = {p: i for i, p in enumerate(all_perturbed())}
-    rng = np.random.default_rng(seed)
-    return np.array([[place[q] for q in perturbed(p, count, rng)] for p in prompts]).reshape(len(prompts), count)
+def _spread(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Places in [0, 1) that spread each group evenly and at random, its first at 0.
+
+    Those below q are about a share q of every group, and at least one of each.
+    """
+    order = np.lexsort((rng.random(len(groups)), groups))
+    _, start, member, size = np.unique(groups[order], return_index=True, return_inverse=True, return_counts=True)
+    rank = np.arange(len(groups)) - start[member]
+    place = np.empty(len(groups))
+    place[order] = np.where(rank == 0, 0, (rank + rng.random(len(groups))) / size[member])
+    return place
 
 
 def train_reward(
@@ -112,34 +146,32 @@ def train_reward(
 ) -> Reward:
     """Minimise L_MSE + lambda L_pc with AdamW.
 
-    `image`, `text` float [item, dimension]; `labels` in {0, 1} [item]; `others` int [item, epoch x perturbed] rows of
-    `pool` [prompt, dimension]. L_pc is over good items only, as in the paper's text. Raises ValueError on no good or no bad
-    label, or when the loss stops being finite.
+    `image`, `text` float [item, dimension]; `labels` in [0, 1] [item]; `others` int [item, epoch x perturbed] rows of
+    `pool` [prompt, dimension], of which epoch e takes the e-th part. Raises ValueError on no good or no bad label, or when
+    the loss stops being finite.
     """
-    if not 0 < labels.mean() < 1:
-        raise ValueError(f"need both good and bad labels, got {int(labels.sum())} good of {len(labels)}")
+    if not ((labels == 1).any() and (labels == 0).any()):
+        raise ValueError(f"need both good and bad labels, got {int((labels == 1).sum())} good of {len(labels)}")
+    if spec.auxiliary_on not in ("good", "all"):
+        raise ValueError(f"the auxiliary loss is on good or all items, got {spec.auxiliary_on!r}")
     torch.manual_seed(spec.seed)
     order = torch.Generator().manual_seed(spec.seed)
-    if spec.shuffle_labels:
-        labels = np.random.default_rng(spec.seed).permutation(labels)
-    scale = unit if spec.normalise else np.asarray
-    x, z, bank = (torch.from_numpy(scale(a)).float() * (image.shape[1] ** 0.5 if spec.normalise else 1.0)
-                  for a in (image, text, pool))  # fmt: skip
+    x, z, bank = (_scaled(a, spec) for a in (image, text, pool))
     y = torch.from_numpy(labels).float()
+    has_auxiliary = (y == 1) | (spec.auxiliary_on == "all")
     network = Reward(image.shape[1], spec.width)
     steps = spec.epochs * -(-len(y) // spec.batch)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
+    optimiser = torch.optim.AdamW(network.parameters(), spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for epoch in range(spec.epochs):
         drawn = torch.from_numpy(others[:, epoch * spec.perturbed : (epoch + 1) * spec.perturbed])
         for rows in torch.randperm(len(y), generator=order).split(spec.batch):
             own = network(x[rows], z[rows])
             loss = F.mse_loss(own, y[rows])
-            good = rows[y[rows] == 1]
-            if spec.auxiliary_weight and len(good):
-                texts = bank[drawn[good]]
-                theirs = network(x[good][:, None].expand_as(texts), texts)
-                both = torch.cat([own[y[rows] == 1][:, None], theirs], 1)
+            chosen = has_auxiliary[rows]
+            if spec.auxiliary_weight and chosen.any():
+                theirs = network(x[rows[chosen]][:, None], bank[drawn[rows[chosen]]])
+                both = torch.cat([own[chosen][:, None], theirs], 1)
                 loss = loss + spec.auxiliary_weight * prompt_classification_loss(both, spec.temperature)
             if not torch.isfinite(loss):
                 raise ValueError(f"the reward's loss is {loss.item()} in epoch {epoch}: lower the learning rate")
@@ -150,13 +182,17 @@ def train_reward(
     return network.eval()
 
 
+def _scaled(embeddings: np.ndarray, spec: RewardSpec) -> Tensor:
+    """Embeddings [item, dimension] as the network takes them; with `normalise` of length sqrt(dimension)."""
+    if spec.normalise:
+        embeddings = unit(embeddings) * embeddings.shape[1] ** 0.5
+    return torch.from_numpy(embeddings).float()
+
+
 @torch.no_grad()
 def score(network: Reward, image: np.ndarray, text: np.ndarray, spec: RewardSpec) -> np.ndarray:
     """r in [0, 1], float32 [item]."""
-    scale = unit if spec.normalise else np.asarray
-    factor = image.shape[1] ** 0.5 if spec.normalise else 1.0
-    x, z = (torch.from_numpy(scale(a)).float() * factor for a in (image, text))
-    return network(x, z).numpy()
+    return network(_scaled(image, spec), _scaled(text, spec)).numpy()
 
 
 # ---- stages -------------------------------------------------------------------------------------------------------
@@ -178,22 +214,38 @@ def embedded(images: Artifact, load: Callable, digest: str) -> tuple[np.ndarray,
     return arrays["image"], arrays["text"]
 
 
-def trained(
-    image: np.ndarray, text: np.ndarray, prompts: Sequence[str], labels: np.ndarray, load: Callable, spec: RewardSpec,
-    inputs: Mapping[str, Artifact | str],
-) -> Reward:
-    """The stage of one reward: what `train_reward` learns from labels in {0, 1} (NaN rows are left out: skips).
-
-    `inputs` are the digests of embeddings and labels.
-    """
+def perturbed_embeddings(form: str, load: Callable, digest: str) -> np.ndarray:
+    """The stage of CLIP embeddings of `all_perturbed(form)`, float32 [prompt, dimension]."""
 
     def make(folder) -> None:
         clip, _, tokenizer = load()
-        rows = np.flatnonzero(~np.isnan(labels))
-        kept = [prompts[i] for i in rows]
-        others = draw_perturbed(kept, spec.epochs * spec.perturbed, spec.seed)
-        pool = embed_texts(clip, tokenizer, all_perturbed())
-        network = train_reward(image[rows], text[rows], labels[rows], others, pool, spec)
+        save_arrays(folder / "texts.safetensors", {"text": embed_texts(clip, tokenizer, all_perturbed(form))})
+
+    return load_arrays(stage("perturbed", {"form": form}, {"clip": digest}, make).path / "texts.safetensors")["text"]
+
+
+def trained(
+    image: np.ndarray, text: np.ndarray, prompts: Sequence[str], labels: np.ndarray, raters: np.ndarray, load: Callable,
+    spec: RewardSpec, inputs: Mapping[str, Artifact | str],
+) -> Reward:
+    """The stage of one reward: what `train_reward` learns from those of the labels that are `taught`.
+
+    A share of the labels is passed over more often, so that every variant gets the updates of `spec.epochs` passes over
+    all of them: fewer labels do not also mean less training. `inputs` are the digests of images, of labels with their
+    raters, and, as `clip`, of the weights behind the embeddings.
+    """
+
+    def make(folder) -> None:
+        chosen = taught(labels, prompts, raters, spec)
+        rows = np.flatnonzero(~np.isnan(chosen))
+        every = taught(labels, prompts, raters, replace(spec, labels=1.0, prompts=1.0, labellers=None))
+        run = replace(spec, epochs=round(spec.epochs * np.isfinite(every).sum() / len(rows)))
+        others, pool = np.zeros((len(rows), 0), int), text[:1]
+        if spec.auxiliary_weight:
+            drawn = run.epochs * run.perturbed
+            others = draw_perturbed([prompts[i] for i in rows], drawn, run.seed, run.perturbed_form)
+            pool = perturbed_embeddings(run.perturbed_form, load, inputs["clip"])
+        network = train_reward(image[rows], text[rows], chosen[rows], others, pool, run)
         save_file(network.state_dict(), folder / "reward.safetensors")
 
     network = Reward(image.shape[1], spec.width)

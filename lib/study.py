@@ -111,10 +111,13 @@ class Study:
 
     def targets(self, images: Artifact, table: pd.DataFrame) -> np.ndarray:
         """1 good, 0 bad, NaN skipped, float [image]: the label of the labeller whose turn it was."""
+        return self._first(images, table).label.map({"good": 1.0, "bad": 0.0}).astype(float).to_numpy()
+
+    def _first(self, images: Artifact, table: pd.DataFrame) -> pd.DataFrame:
+        """The row of the labeller whose turn it was, for each image."""
         shown = sampling.load_images(images)
-        first = panel.first_labels(table).set_index(["image", "prompt"]).label
-        labels = first.reindex(list(zip(shown.digests, shown.prompts, strict=True)))
-        return labels.map({"good": 1.0, "bad": 0.0}).astype(float).to_numpy()
+        rows = panel.first_labels(table).set_index(["image", "prompt"])
+        return rows.reindex(list(zip(shown.digests, shown.prompts, strict=True)))
 
     def panel_shares(self, images: Artifact, spec: panel.RaterSpec = panel.RaterSpec()) -> np.ndarray:
         """The share of the nine simulated evaluators who call each image good: float [image]."""
@@ -134,16 +137,23 @@ class Study:
         texts = sampling.load_images(self.labelled_images).prompts
         return np.array([sampling.seed_of("validation", p) % self.size.held_out == 0 for p in texts])
 
+    @cached_property
+    def feedback(self) -> tuple[np.ndarray, list[str], np.ndarray]:
+        """What rewards may learn from: labels 1, 0, 0.5 (skipped) or NaN (held out), prompts, numbers of raters [image]."""
+        first = self._first(self.labelled_images, self.labels)
+        labels = first.label.map({"good": 1.0, "bad": 0.0, "skip": 0.5}).astype(float).to_numpy()
+        shown = sampling.load_images(self.labelled_images)
+        return np.where(self.validation, np.nan, labels), shown.prompts, pd.factorize(first.rater, sort=True)[0]
+
     def rewards(self, spec: reward.RewardSpec = reward.RewardSpec(), seeds: int | None = None) -> list:
         """Rewards trained on the human labels, one a seed: list of (network, its spec)."""
-        labels = np.where(self.validation, np.nan, self.targets(self.labelled_images, self.labels))
-        shown = sampling.load_images(self.labelled_images)
+        labels, texts, raters = self.feedback
         image, text = self.embeddings(self.labelled_images)
-        codes = [-1 if np.isnan(y) else int(y) for y in labels]
+        codes = [None if np.isnan(y) else [float(y), int(k)] for y, k in zip(labels, raters, strict=True)]
         inputs = {"images": self.labelled_images, "clip": models.verify("mini-clip"), "labels": digest_of(codes)}
-        spec = replace(spec, epochs=self.size.reward_epochs)
+        spec = replace(spec, epochs=spec.epochs or self.size.reward_epochs)
         count = self.size.reward_seeds if seeds is None else min(seeds, self.size.reward_seeds)
-        return reward.ensemble(count, spec, image, text, shown.prompts, labels, models.load_clip, inputs=inputs)
+        return reward.ensemble(count, spec, image, text, texts, labels, raters, models.load_clip, inputs=inputs)
 
     def scores(self, images: Artifact, rewards: list) -> np.ndarray:
         """r in [0, 1], float [seed, image]."""

@@ -1,14 +1,16 @@
 """The reward learns good from bad, its auxiliary loss tells a prompt from others, and it repeats with its seed."""
 
+from collections import Counter
 from dataclasses import replace
 from math import exp, log
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from lib import reward
-from lib.prompts import parse
+from lib.prompts import CATEGORIES, grid, parse
 from lib.reward import RewardSpec, prompt_classification_loss, train_reward
 
 SPEC = RewardSpec(width=64, epochs=12, batch=64)
@@ -104,6 +106,25 @@ def test_each_epoch_takes_prompts_of_its_own(data):
     assert not same(train(data, spec), train(data, spec, others=moved))
 
 
+def test_with_algorithm_1_as_printed_bad_items_tell_their_prompt_apart_too(data):
+    spec, bad = replace(SPEC, epochs=1, auxiliary_on="all"), data["labels"] == 0
+    moved = data["others"].copy()
+    moved[bad] = (moved[bad] + 1) % len(MEANINGS)
+    assert not same(train(data, spec), train(data, spec, others=moved))
+    assert not same(train(data, spec), train(data, replace(spec, auxiliary_on="good")))
+    with pytest.raises(ValueError, match="^the auxiliary loss is on good or all items, got 'none'$"):
+        train(data, replace(spec, auxiliary_on="none"))
+
+
+def test_the_network_is_two_hidden_layers_on_both_embeddings_end_to_end():
+    torch.manual_seed(0)
+    network, image, text = reward.Reward(16, 32), torch.randn(7, 16), torch.randn(7, 5, 16)
+    layers = (network.first, torch.nn.ReLU(), network.second, torch.nn.ReLU(), network.last, torch.nn.Sigmoid())
+    ends = torch.cat([image[:, None].expand(7, 5, 16), text], -1)
+    torch.testing.assert_close(network(image[:, None], text), torch.nn.Sequential(*layers)(ends)[..., 0])
+    assert [(m.in_features, m.out_features) for m in layers[:5:2]] == [(32, 32), (32, 32), (32, 1)]
+
+
 # ---- learning -----------------------------------------------------------------------------------------------------
 
 
@@ -116,15 +137,18 @@ def test_a_rule_is_learnt_for_items_that_were_held_out(data):
         assert accuracy(network, spec) > 0.9
 
 
+def shuffled(data, spec) -> np.ndarray:
+    return reward.taught(data["labels"], ["Six cats"] * 1200, np.zeros(1200), replace(spec, shuffle_labels=True))
+
+
 def test_nothing_is_learnt_from_shuffled_labels_alone(data):
-    specs = [replace(SPEC, shuffle_labels=True, auxiliary_weight=0.0, seed=s) for s in range(4)]
-    assert 0.4 < np.mean([accuracy(train(data, s), s) for s in specs]) < 0.6
+    specs = [replace(SPEC, auxiliary_weight=0.0, seed=s) for s in range(4)]
+    assert 0.4 < np.mean([accuracy(train(data, s, labels=shuffled(data, s)), s) for s in specs]) < 0.6
 
 
 def test_prompt_classification_learns_even_from_shuffled_labels(data):
     """Its good items are half mismatched, yet a matching prompt is still the likelier own prompt."""
-    spec = replace(SPEC, shuffle_labels=True)
-    assert accuracy(train(data, spec), spec) > 0.6
+    assert accuracy(train(data, SPEC, labels=shuffled(data, SPEC)), SPEC) > 0.6
 
 
 def test_the_seed_alone_decides_the_weights(data):
@@ -162,28 +186,131 @@ def test_an_infinite_loss_is_refused(data, monkeypatch):
     train(data, replace(SPEC, auxiliary_weight=0.0, epochs=1))
 
 
-# ---- prompts and scores -------------------------------------------------------------------------------------------
+# ---- labels -------------------------------------------------------------------------------------------------------
 
 
-def test_a_perturbed_prompt_never_means_the_same():
-    prompts = ["Two blue dogs in the forest", "Two blue dogs in the forest.", "A red colored apple", "One cat"]
-    drawn = reward.draw_perturbed(prompts, 400, seed=0)
-    pool = reward.all_perturbed()
-    assert drawn.shape == (4, 400) and len(set(pool)) == len(pool) == 20 * 6 * 9 * 8
-    meanings = [[parse(pool[i]) for i in row] for row in drawn]
-    assert not any(parse(p) in row for p, row in zip(prompts, meanings, strict=True))
-    assert {m.count for m in meanings[0]} == {1, 2, 3, 4, 5, 6} and len(set(map(tuple, drawn.tolist()))) == 4
-    np.testing.assert_array_equal(drawn, reward.draw_perturbed(prompts, 400, seed=0))
-    assert (drawn != reward.draw_perturbed(prompts, 400, seed=1)).mean() > 0.9
+@pytest.fixture(scope="module")
+def said():
+    """Labels of 60 prompts x 10 images by two raters in turn; one image in ten is skipped, six prompts are held out."""
+    prompts = grid(counts=(20, 10, 10, 20))
+    texts = [p for p in prompts for _ in range(10)]
+    labels = np.random.default_rng(4).integers(2, size=600).astype(float)
+    labels[3::10], labels[:60] = 0.5, np.nan
+    return labels, texts, np.arange(600) % 2
 
 
-def test_every_draw_of_the_own_prompt_is_thrown_away(monkeypatch):
-    monkeypatch.setattr("lib.prompts.SEEN", ("dog",))
-    monkeypatch.setattr("lib.prompts.COLOURS", ("blue",))
-    monkeypatch.setattr("lib.prompts.BACKGROUNDS", ("forest",))
-    pool = reward.all_perturbed()
-    drawn = reward.draw_perturbed(["Two blue dogs in the forest"], 300, seed=0)
-    assert {parse(pool[i]).count for i in drawn[0]} == {1, 3, 4, 5, 6}
+def used(said, **changed) -> np.ndarray:
+    return reward.taught(*said, RewardSpec(**changed))
+
+
+def counts(said, labels) -> dict[str, int]:
+    return dict(Counter(t for t, y in zip(said[1], labels, strict=True) if not np.isnan(y)))
+
+
+def test_all_labels_but_the_held_out_and_the_skipped_are_learnt_from(said):
+    labels, plain = said[0], used(said)
+    np.testing.assert_array_equal(plain, np.where(labels == 0.5, np.nan, labels))
+    np.testing.assert_array_equal(used(said, skips="half"), labels)
+    assert said[0][3] != said[0][3] and said[0][63] == 0.5  # the caller's labels stay as they were
+
+
+def test_half_of_the_labels_are_half_of_every_prompts(said):
+    half, plain = used(said, labels=0.5), used(said)
+    assert set(counts(said, half)) == set(counts(said, plain)) and set(counts(said, half).values()) <= {4, 5}
+    kept = ~np.isnan(half)
+    np.testing.assert_array_equal(half[kept], plain[kept])
+    least = used(said, labels=0.01)
+    assert set(counts(said, least).values()) == {1} and len(counts(said, least)) == 54
+
+
+def test_half_of_the_prompts_keep_all_of_their_labels(said):
+    half, plain = used(said, prompts=0.5), used(said)
+    assert all(n == 9 for n in counts(said, half).values())
+    found = [sum(parse(p).category == c for p in counts(said, half)) for c in CATEGORIES]
+    np.testing.assert_allclose(found, (7, 5, 5, 10), atol=1)  # of 14, 10, 10, 20
+    assert abs(np.isfinite(half).sum() - np.isfinite(used(said, labels=0.5)).sum()) < 0.1 * np.isfinite(plain).sum()
+
+
+@pytest.mark.parametrize("what", ["labels", "prompts"])
+def test_a_smaller_share_lies_in_a_larger_one_and_other_seeds_draw_others(said, what):
+    shares = [np.isfinite(used(said, **{what: q})) for q in (0.25, 0.5, 0.75, 1.0)]
+    assert all((a <= b).all() and a.sum() < b.sum() for a, b in zip(shares, shares[1:], strict=False))
+    assert (shares[1] != np.isfinite(used(said, **{what: 0.5, "seed": 1}))).any()
+    np.testing.assert_array_equal(shares[1], np.isfinite(used(said, **{what: 0.5})))
+
+
+def test_one_labeller_is_the_first_one(said):
+    one = used(said, labellers=1)
+    assert np.isnan(one[1::2]).all() and np.isfinite(one[::2]).sum() == np.isfinite(used(said)[::2]).sum()
+
+
+def test_flipped_labels_are_about_their_share_and_skips_stay_in_the_middle(said):
+    plain, turned = used(said, skips="half"), used(said, flipped=0.2, skips="half")
+    clear = np.isfinite(plain) & (plain != 0.5)
+    assert 0.15 < (plain != turned)[clear].mean() < 0.25
+    assert set(turned[clear]) == {0.0, 1.0} and (turned[plain == 0.5] == 0.5).all()
+
+
+def test_shuffling_moves_labels_between_images_and_loses_none(said):
+    plain, mixed = used(said), used(said, shuffle_labels=True)
+    np.testing.assert_array_equal(np.isnan(plain), np.isnan(mixed))
+    kept = ~np.isnan(plain)
+    assert sorted(plain[kept]) == sorted(mixed[kept]) and 0.4 < (plain == mixed)[kept].mean() < 0.6
+
+
+def test_shares_and_choices_that_mean_nothing_are_refused(said):
+    for wrong in (dict(labels=0), dict(labels=2), dict(prompts=0.0), dict(flipped=1.0), dict(skips="keep")):
+        with pytest.raises(ValueError, match="^skips are drop or half, labels and prompts in .0, 1., flipped in .0, 1.:"):
+            used(said, **wrong)
+
+
+# ---- stages -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stages(said, empty_cache, monkeypatch):
+    """A function of a changed spec that trains nothing: what the stage asked `train_reward` for, None from the cache."""
+    asked = []
+
+    def recorded(image, text, labels, others, pool, spec):
+        asked.append(SimpleNamespace(image=image, labels=labels, others=others, pool=pool, spec=spec))
+        return reward.Reward(image.shape[1], spec.width)
+
+    monkeypatch.setattr(reward, "train_reward", recorded)
+    monkeypatch.setattr(reward, "perturbed_embeddings", lambda form, load, digest: (form, digest))
+
+    def ask(**changed):
+        spec, image = RewardSpec(width=4, epochs=6, **changed), np.arange(600)[:, None] + 1.0
+        reward.trained(image, image, said[1], said[0], said[2], None, spec, {"clip": "c", "labels": "l"})
+        return asked.pop() if asked else None
+
+    return ask
+
+
+def test_fewer_labels_are_passed_over_more_often_so_that_all_variants_are_updated_as_often(stages):
+    passes = {q: stages(labels=q) for q in (1.0, 0.5, 0.25)}
+    work = [a.spec.epochs * len(a.labels) for a in passes.values()]
+    assert passes[1.0].spec.epochs == 6 and 11 <= passes[0.5].spec.epochs <= 13 and np.ptp(work) < 0.05 * work[0]
+    assert all(a.others.shape == (len(a.labels), a.spec.epochs * 5) for a in passes.values())
+    assert [stages(**c).spec.epochs for c in (dict(labellers=1), dict(flipped=0.3), dict(shuffle_labels=True))] == [12, 6, 6]
+
+
+def test_a_reward_is_taught_with_the_images_of_its_labels_and_prompts_of_its_form(stages, said):
+    plain, half = stages(), stages(labels=0.5)
+    np.testing.assert_array_equal(plain.image[:, 0] - 1, np.flatnonzero(np.isfinite(used(said))))
+    np.testing.assert_array_equal(half.labels, used(said, labels=0.5)[(half.image[:, 0] - 1).astype(int)])
+    assert (plain.pool, stages(perturbed_form="own").pool) == (("printed", "c"), ("own", "c"))
+    assert stages(auxiliary_weight=0.0).others.shape == (len(plain.labels), 0)
+
+
+def test_a_variant_is_trained_once_and_never_taken_for_another(stages):
+    assert stages() is not None and stages() is None
+    for changed in (dict(labels=0.5), dict(skips="half"), dict(perturbed_form="own"), dict(seed=1), dict(perturbed=1)):
+        assert stages(**changed) is not None and stages(**changed) is None
+    assert stages() is None
+
+
+# ---- scores -------------------------------------------------------------------------------------------------------
 
 
 def test_the_clip_score_is_the_cosine():

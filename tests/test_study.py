@@ -1,16 +1,21 @@
 """The study asks for the right images, arms and weights at every size; nothing is drawn or trained here."""
 
+import ast
+import json
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from lib import finetune, models, prompts, sampling, study
-from lib.cache import Artifact
+from lib import finetune, models, prompts, reward, sampling, study
+from lib.cache import Artifact, digest_of
 from lib.config import SIZES
 from lib.finetune import FinetuneSpec
+from lib.paths import ROOT
 from lib.study import ARMS, FULL_METHOD, OTHER_WEIGHTINGS, Study
 from lib.world import OBJECTS, SEEN, UNSEEN
 
@@ -117,6 +122,50 @@ def test_fidelity_and_pre_training_take_different_web_pairs():
 def test_an_item_of_a_sorted_list_is_numbered_by_how_often_it_came_before():
     assert study._earlier([0, 0, 0, 2, 5, 5]) == [0, 1, 2, 0, 0, 1]
     assert study._earlier([]) == []
+
+
+# ---- rewards ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def labelled(asked, monkeypatch):
+    """A study with five labelled images, of which the last is held out."""
+    shown = sampling.ImageSet(np.zeros((5, 64, 64, 3), np.uint8), list("pqrst"), [0] * 5, list("abcde"))
+    monkeypatch.setattr(sampling, "load_images", lambda made: shown)
+    made = Study("smoke")
+    rows = [("e", "t", "labeller-1", "good"), ("c", "r", "labeller-1", "skip"), ("b", "q", "labeller-2", "bad"),
+            ("d", "s", "labeller-2", "good"), ("a", "p", "labeller-1", "good"),
+            ("b", "q", "labeller-1", "good")]  # fmt: skip
+    made.labels = pd.DataFrame(rows, columns=["image", "prompt", "rater", "label"])
+    made.validation = np.array([False] * 4 + [True])
+    monkeypatch.setattr(made, "embeddings", lambda images: (np.ones((5, 2)), np.ones((5, 2))))
+    return made
+
+
+def test_feedback_is_each_images_first_label_with_who_gave_it(labelled):
+    labels, texts, raters = labelled.feedback
+    np.testing.assert_array_equal(labels, [1, 0, 0.5, 1, np.nan])
+    assert texts == list("pqrst") and raters.tolist() == [0, 1, 0, 1, 0]
+    np.testing.assert_array_equal(labelled.targets(None, labelled.labels), [1, 0, np.nan, 1, 1])
+
+
+def test_rewards_are_known_by_labels_and_raters_and_take_the_sizes_epochs(labelled, monkeypatch):
+    calls = []
+    monkeypatch.setattr(reward, "ensemble", lambda seeds, spec, *args, inputs: calls.append((seeds, spec, inputs)) or [])
+    labelled.rewards(), labelled.rewards(reward.RewardSpec(epochs=3))
+    labelled.feedback = (labelled.feedback[0], labelled.feedback[1], 1 - labelled.feedback[2])
+    labelled.rewards(seeds=9)
+    own = SIZES["smoke"].reward_epochs
+    assert [(n, s.epochs) for n, s, _ in calls] == [(1, own), (1, 3), (1, own)]
+    assert calls[0][2] == calls[1][2] and calls[0][2]["labels"] != calls[2][2]["labels"]
+
+
+def test_notebooks_03_and_04_share_their_baseline():
+    book = json.loads((ROOT / "notebooks" / "03_reward_learning.ipynb").read_text("utf-8"))
+    (cell,) = [c for c in book["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    given = {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse("".join(cell["source"])).body}
+    given.pop("size")
+    assert digest_of(asdict(reward.RewardSpec(**given))) == digest_of(asdict(reward.RewardSpec()))
 
 
 # ---- arms ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,103 @@
+"""Variants are compared on the same pairs, calibration is the mean gap, and both know their chance level."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from lib import ablation, reward, sampling
+from lib.ablation import HeldOut, calibrated, calibration_error, calibration_floor, compared, verdict
+
+PROMPTS = np.repeat([f"prompt {i}" for i in range(40)], 8)
+LABELS = np.tile([1.0, 0, 1, 0, 0, 0, 1, 0], 40)
+TESTED = HeldOut(PROMPTS, LABELS, np.eye(320), np.eye(320))
+
+
+def noisy(strength: float, seeds: int = 5) -> np.ndarray:
+    """Scores in [0, 1] that tell good from bad the better, the stronger."""
+    z = strength * (LABELS - 0.5) + np.random.default_rng(3).normal(size=(seeds, 320))
+    return 1 / (1 + np.exp(-z))
+
+
+# ---- accuracy -----------------------------------------------------------------------------------------------------
+
+
+def test_each_variant_stands_beside_the_baseline_on_the_same_pairs():
+    scores = {"reward": noisy(1.0), "better": noisy(3.0), "chance": np.full((5, 320), 0.5), "CLIP score": -LABELS[None]}
+    t = compared(scores, TESTED).set_index("method")
+    assert list(t.index) == list(scores) and set(t.pairs) == {40 * 3 * 5} and set(t.prompts) == {40}
+    assert t.seeds.to_dict() == {"reward": 5, "better": 5, "chance": 5, "CLIP score": 1}
+    assert t.value["chance"] == 0.5 and t.value["CLIP score"] == 0
+    np.testing.assert_allclose(t.gain, t.value - t.value["reward"])
+    assert (t.gain_low <= t.gain).all() and (t.gain <= t.gain_high).all()
+    assert [verdict(r.gain_low, r.gain_high) for r in t.itertuples()] == [
+        "no difference shown", "better", "worse", "worse"]  # fmt: skip
+
+
+def test_the_value_is_the_share_of_all_pairs_ordered_right():
+    s = noisy(1.0, 1)
+    good, bad = s[0].reshape(40, 8)[:, LABELS[:8] == 1], s[0].reshape(40, 8)[:, LABELS[:8] == 0]
+    expected = (good[:, :, None] > bad[:, None]).mean()
+    assert compared({"reward": s}, TESTED).value[0] == pytest.approx(expected)
+
+
+def test_a_gain_is_surer_than_the_gap_of_two_values():
+    t = compared({"reward": noisy(1.0), "a little better": noisy(1.3)}, TESTED).iloc[1]
+    assert t.gain_high - t.gain_low < 0.5 * (t.high - t.low) and verdict(t.gain_low, t.gain_high) == "better"
+
+
+# ---- calibration --------------------------------------------------------------------------------------------------
+
+
+def test_scores_that_are_right_on_average_but_all_alike_are_calibrated():
+    assert calibration_error(np.full(100, 0.25), np.tile([1.0, 0, 0, 0], 25), bins=5) == pytest.approx(0)
+    assert calibration_error(np.full(100, 0.95), np.tile([1.0, 0, 0, 0], 25), bins=5) == pytest.approx(0.7)
+
+
+def test_gaps_of_opposite_sign_do_not_cancel_between_bins():
+    scores, good = np.repeat([0.2, 0.8], 50), np.tile([1.0, 0], 50)
+    assert calibration_error(scores, good, bins=2) == pytest.approx(0.3)
+    assert calibration_error(scores, good, bins=1) == pytest.approx(0)
+
+
+def test_a_mean_over_seeds_is_the_mean_of_their_errors():
+    scores, good = np.stack([np.full(40, 0.5), np.full(40, 0.9)]), np.tile([1.0, 0], (2, 20))
+    assert calibration_error(scores, good, bins=4) == pytest.approx((0 + 0.4) / 2)
+    with pytest.raises(ValueError, match="^need a label a score and 10 of them"):
+        calibration_error(scores[:, :9], good[:, :9])
+
+
+def test_true_chances_sit_at_the_floor_and_over_sure_ones_above_it():
+    rng = np.random.default_rng(5)
+    chance = rng.random((1, 320))
+    tested = HeldOut(PROMPTS, (rng.random(320) < chance[0]).astype(float), TESTED.image, TESTED.text)
+    t = calibrated({"true": chance, "too sure": (chance > 0.5).astype(float)}, tested, draws=50).set_index("method")
+    assert t.value["true"] == calibration_error(chance, tested.labels[None])
+    assert t.low["true"] <= t.value["true"] <= t.high["true"] < t.low["too sure"]
+    assert abs(t.value["true"] - t.floor["true"]) < 0.04 and t.floor["too sure"] == 0
+    assert calibration_floor(chance) == calibration_floor(chance) < 0.1
+
+
+# ---- test sets ----------------------------------------------------------------------------------------------------
+
+
+def test_rewards_are_tested_on_held_out_and_unseen_images_that_nobody_skipped(monkeypatch):
+    targets = {"labelled": np.array([1, 0, np.nan, 1.0]), "unseen": np.array([0, np.nan, 1.0])}
+    study = SimpleNamespace(
+        validation=np.array([True, False, True, True]), labelled_images="labelled", unseen_images="unseen", labels=None,
+        unseen_labels=None, targets=lambda images, table: targets[images],
+        embeddings=lambda images: (np.arange(4)[:, None] + 1.0, np.arange(4)[:, None] + 11.0),
+    )  # fmt: skip
+    monkeypatch.setattr(sampling, "load_images", lambda images: SimpleNamespace(prompts=["a", "b", "c", "d"]))
+    sets = ablation.held_out(study)
+    assert sets["seen"].prompts.tolist() == ["a", "d"] and sets["seen"].labels.tolist() == [1, 1]
+    assert sets["unseen"].image.ravel().tolist() == [1, 3] and sets["unseen"].text.ravel().tolist() == [11, 13]
+    assert sets["seen"].clip_scores().tolist() == [[1, 1]]
+
+
+def test_scores_are_those_of_each_seed():
+    specs = [reward.RewardSpec(width=8, seed=s) for s in (0, 1)]
+    rewards = [(reward.Reward(320, 8), s) for s in specs]
+    scores = TESTED.scores(rewards)
+    assert scores.shape == (2, 320) and not np.allclose(*scores)
+    np.testing.assert_array_equal(scores[1], reward.score(rewards[1][0], TESTED.image, TESTED.text, specs[1]))
