@@ -73,6 +73,22 @@ class TransformerTrunk(nn.Module):
         return torch.cat([x.mean(1), x.amax(1)], 1)
 
 
+class StridedTrunk(nn.Module):
+    """float [image, 3, 64, 64] in [-1, 1] to [image, width]: four plain convolutions of stride 2, mean over 4 x 4 places."""
+
+    def __init__(self, width: int = 128):
+        super().__init__()
+        widths = (3, width // 4, width // 2, 3 * width // 4, width)
+        layers = []
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
+        self.layers = nn.Sequential(*layers)
+        self.width = width
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x).mean((2, 3))
+
+
 class Judge(nn.Module):
     """Logits by head, dict of float [image, class], from float images [image, 3, 64, 64] in [-1, 1]."""
 
@@ -90,11 +106,12 @@ class Judge(nn.Module):
 
 
 class FeatureNet(nn.Module):
-    """64 features for the Fréchet distance: float [image, 64], from a small network trained on attributes of its own."""
+    """64 features, float [image, 64], from a small network trained on attributes: for the Fréchet distance, unless given
+    another trunk: `StridedTrunk()` for votes on fidelity."""
 
-    def __init__(self, width: int = 64):
+    def __init__(self, trunk: nn.Module | None = None):
         super().__init__()
-        self.trunk = ConvolutionalTrunk(width, blocks=1)
+        self.trunk = ConvolutionalTrunk(64, blocks=1) if trunk is None else trunk
         self.features = nn.Linear(self.trunk.width, 64)
         self.heads = nn.ModuleDict({name: nn.Linear(64, n) for name, n in HEADS.items()})
 
