@@ -17,6 +17,8 @@ class Size:
     unseen_images: int  # images a prompt on which rewards are tested
     evaluation_stride: int  # every n-th of the 120 evaluation prompts
     evaluation_images: int  # images a prompt and model
+    candidates: int  # images a prompt and model to choose among, the evaluation images with them
+    references: int  # real renders to which realism is measured in votes on fidelity
     selection_images: int
     fidelity_captions: int  # held-out web captions for the Fréchet distance
     reward_seeds: int
@@ -32,20 +34,21 @@ class Size:
 SIZES = {
     "smoke": Size(
         prompts=(8, 6, 6, 12), images=(4, 4, 4, 4), unlabelled=32, unseen_prompts=(6, 4, 4, 4), unseen_images=4,
-        evaluation_stride=8, evaluation_images=2, selection_images=1, fidelity_captions=80, reward_seeds=1,
-        reward_epochs=8, finetune_seeds=1, updates=6, batch=(16, 8), pretraining=64, judged=200, held_out=2,
+        evaluation_stride=8, evaluation_images=2, candidates=8, references=300, selection_images=1,
+        fidelity_captions=80, reward_seeds=1, reward_epochs=8, finetune_seeds=1, updates=6, batch=(16, 8), pretraining=64,
+        judged=200, held_out=2,
     ),
     "laptop": Size(
         prompts=(108, 58, 80, 354), images=(12, 12, 6, 8), unlabelled=3_000, unseen_prompts=(30, 20, 15, 15),
-        unseen_images=12, evaluation_stride=1, evaluation_images=8, selection_images=4, fidelity_captions=1_000,
-        reward_seeds=5, reward_epochs=20, finetune_seeds=1, updates=300, batch=(64, 32), pretraining=6_000,
-        judged=2_000, held_out=10,
+        unseen_images=12, evaluation_stride=1, evaluation_images=8, candidates=16, references=2_000,
+        selection_images=4, fidelity_captions=1_000, reward_seeds=5, reward_epochs=20, finetune_seeds=1, updates=300,
+        batch=(64, 32), pretraining=6_000, judged=2_000, held_out=10,
     ),
     "full": Size(
         prompts=(108, 58, 80, 2_528), images=(60, 60, 30, 6), unlabelled=16_000, unseen_prompts=(30, 20, 40, 60),
-        unseen_images=24, evaluation_stride=1, evaluation_images=16, selection_images=8, fidelity_captions=5_000,
-        reward_seeds=5, reward_epochs=20, finetune_seeds=5, updates=10_000, batch=(256, 256), pretraining=100_000,
-        judged=10_000, held_out=10,
+        unseen_images=24, evaluation_stride=1, evaluation_images=16, candidates=16, references=10_000,
+        selection_images=8, fidelity_captions=5_000, reward_seeds=5, reward_epochs=20, finetune_seeds=5, updates=10_000,
+        batch=(256, 256), pretraining=100_000, judged=10_000, held_out=10,
     ),
 }  # fmt: skip
 

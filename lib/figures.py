@@ -19,6 +19,10 @@ COLOURS = dict(zip(
      "#5a5a5a", "#2f6f9f", "#e07b39", "#9a9a9a", "#c4c4c4", "#000000"), strict=True,
 ))  # fmt: skip
 MARKERS = dict(zip(COLOURS, "osD^vPosD^vX", strict=True))
+# Rejection sampling: what images are chosen by, and what measures the chosen.
+COLOURS |= {"random": "#b3b3b3", "oracle (judge-b)": "#1b1b1b", "judge-b": "#1b1b1b", "panel": "#b5446e",
+            "reward, other seeds": "#8fb7d3"}  # fmt: skip
+MARKERS |= {"random": "v", "oracle (judge-b)": "P", "judge-b": "P", "panel": "s", "reward, other seeds": "D"}
 
 
 def style() -> None:
@@ -107,6 +111,50 @@ def curves(
     axis.set_xticks([t for i, t in enumerate(ticks) if i == 0 or t > 1.25 * ticks[i - 1]])
     axis.xaxis.set_major_formatter(lambda t, _: f"{t:,.0f}")
     axis.legend(fontsize=7)
+
+
+def series(
+    rows: Sequence[Mapping], axis, x: str, by: str, label: str, percent: bool = True, ticks: Sequence[float] | None = None
+) -> None:
+    """Lines with intervals, one for each value of `by`: rows of `x`, `value`, `low`, `high`; doublings of x in equal steps.
+
+    Lines stand slightly beside one another, so that intervals at one `x` can be told apart.
+    """
+    names, scale = list(dict.fromkeys(r[by] for r in rows)), 100 if percent else 1
+    for i, name in enumerate(names):
+        part = [r for r in rows if r[by] == name]
+        at = [r[x] * 2 ** (0.07 * (i - (len(names) - 1) / 2)) for r in part]
+        value, low, high = (scale * np.array([r[k] for r in part]) for k in ("value", "low", "high"))
+        axis.errorbar(at, value, yerr=[value - low, high - value], fmt=MARKERS.get(name, "o") + "-", capsize=3,
+                      color=COLOURS.get(name, "#2f6f9f"), markersize=5, linewidth=1.4, label=name)  # fmt: skip
+    ticks = sorted({r[x] for r in rows}) if ticks is None else ticks
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axis.minorticks_off()
+    axis.set(ylabel=label)
+
+
+def votes(rows: Sequence[Mapping], axis, label: str) -> None:
+    """Shares of queries by outcome with intervals, a block for each pair of sides; crosses: the paper.
+
+    Rows of `a`, `b`, `outcome` (win, lose, tie), `value`, `low`, `high` and `paper` (None without), shares in [0, 1].
+    """
+    looks = {"win": ("#1b1b1b", "o", "won"), "lose": ("#b5446e", "s", "lost"), "tie": ("#8fb7d3", "v", "tied")}
+    places, names = [], []
+    for i, row in enumerate(rows):
+        place = i + 0.7 * len({(r["a"], r["b"]) for r in rows[: i + 1]})
+        colour, marker, name = looks[row["outcome"]]
+        value, low, high = (100 * row[k] for k in ("value", "low", "high"))
+        axis.errorbar(value, place, xerr=[[value - low], [high - value]], fmt=marker, color=colour, capsize=3, markersize=6,
+                      label="simulated raters" if i == 0 else None)  # fmt: skip
+        if row["paper"] is not None:
+            axis.plot(100 * row["paper"], place - 0.3, "X", color="#e07b39", markeredgecolor="black", markersize=7,
+                      label="people (paper)" if i == 0 else None)  # fmt: skip
+        places.append(place)
+        names.append(f"{row['a']} against {row['b']}: {name}" if row["outcome"] == "win" else name)
+    axis.set(yticks=places, yticklabels=names, xlabel=label, xlim=(-3, 103), ylim=(places[-1] + 0.7, 0))
+    axis.grid(axis="x", color="#e3e3e3", linewidth=0.8)
+    axis.legend(fontsize=7, loc="lower right")
 
 
 def reliability(scores: np.ndarray, good: np.ndarray, axis, bins: int = 10, label: str = "reward") -> list[dict]:

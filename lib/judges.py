@@ -73,8 +73,24 @@ class TransformerTrunk(nn.Module):
 
 
 def pooled(grid: torch.Tensor) -> torch.Tensor:
-    """Mean and maximum over places: float [image, width, 8, 8] to [image, 2 x width]."""
+    """Mean and maximum over places: float [image, channel, height, width] to [image, 2 x channel]."""
     return torch.cat([grid.mean((2, 3)), grid.amax((2, 3))], 1)
+
+
+class StridedTrunk(nn.Module):
+    """float [image, 3, 64, 64] in [-1, 1] to [image, width, 4, 4]: four plain convolutions of stride 2."""
+
+    def __init__(self, width: int = 128):
+        super().__init__()
+        widths = (3, width // 4, width // 2, 3 * width // 4, width)
+        layers = []
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
+        self.layers = nn.Sequential(*layers)
+        self.width = width
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
 
 
 class Judge(nn.Module):
@@ -102,11 +118,12 @@ class Judge(nn.Module):
 
 
 class FeatureNet(nn.Module):
-    """64 features for the Fréchet distance: float [image, 64], from a small network trained on attributes of its own."""
+    """64 features, float [image, 64], from a small network trained on attributes: for the Fréchet distance, unless given
+    another trunk: `StridedTrunk()` for votes on fidelity."""
 
-    def __init__(self, width: int = 64):
+    def __init__(self, trunk: nn.Module | None = None):
         super().__init__()
-        self.trunk = ConvolutionalTrunk(width, blocks=1)
+        self.trunk = ConvolutionalTrunk(64, blocks=1) if trunk is None else trunk
         self.features = nn.Linear(2 * self.trunk.width, 64)
         self.heads = nn.ModuleDict({name: nn.Linear(64, n) for name, n in HEADS.items()})
 

@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from lib.cache import digest_of, file_digest
-from lib.judges import FeatureNet, Judge
+from lib.judges import FeatureNet, Judge, StridedTrunk
 from lib.paths import MODELS
 from lib.precision import DEVICE
 
@@ -90,6 +90,12 @@ def load_judge(kind: str) -> Judge:
 def load_features() -> FeatureNet:
     """The network under the Fréchet distance."""
     return _load(FeatureNet(), "features")
+
+
+@lru_cache(1)
+def load_vote_features() -> FeatureNet:
+    """The network in whose features simulated raters compare fidelity: no metric uses it."""
+    return _load(FeatureNet(StridedTrunk()), "features-votes")
 
 
 def _load(network: torch.nn.Module, name: str) -> torch.nn.Module:

@@ -49,6 +49,34 @@ def blurred_counts(chances: np.ndarray, miscount: float) -> np.ndarray:
     return chances @ kernel
 
 
+def _judged(seen, images: Sequence[str], prompts: Sequence[str], rater: str, spec: RaterSpec):
+    """Each image's strength (logits) for one rater, with the generator that made it."""
+    if not len(prompts):
+        raise ValueError("no images to rate: give at least one image with its prompt")
+    blurred = seen | {"count": blurred_counts(seen["count"], spec.miscount)}
+    chances = attribute_chances(blurred, prompts)
+    slant = spec.slant * np.random.default_rng(seed_of("slant", rater)).standard_normal()
+    for digest, prompt, chance in zip(images, prompts, chances, strict=True):
+        rng = np.random.default_rng(seed_of("rating", rater, digest, prompt))
+        p = float(np.clip(np.prod(list(chance.values())), 1e-6, 1 - 1e-6))
+        logit = np.clip(np.log(p / (1 - p)), -spec.certainty, spec.certainty)
+        yield logit + slant + spec.noise * rng.standard_normal(), rng
+
+
+def strengths(
+    seen: dict[str, np.ndarray],
+    images: Sequence[str],
+    prompts: Sequence[str],
+    rater: str,
+    spec: RaterSpec = RaterSpec(),
+) -> np.ndarray:
+    """How good one simulated rater finds each image for its prompt: logits, float [image]; `rate` labels by their sign.
+
+    Arguments as in `rate`; lapses and skips are no part of it.
+    """
+    return np.array([judged for judged, _ in _judged(seen, images, prompts, rater, spec)])
+
+
 def rate(
     seen: dict[str, np.ndarray],
     images: Sequence[str],
@@ -61,17 +89,8 @@ def rate(
     `seen` are judge-a's chances by head [image, class]; `images` their digests. A label depends on the rater, the image and
     the prompt alone.
     """
-    if not len(prompts):
-        raise ValueError("no images to rate: give at least one image with its prompt")
-    blurred = seen | {"count": blurred_counts(seen["count"], spec.miscount)}
-    chances = attribute_chances(blurred, prompts)
-    slant = spec.slant * np.random.default_rng(seed_of("slant", rater)).standard_normal()
     out = []
-    for digest, prompt, chance in zip(images, prompts, chances, strict=True):
-        rng = np.random.default_rng(seed_of("rating", rater, digest, prompt))
-        p = float(np.clip(np.prod(list(chance.values())), 1e-6, 1 - 1e-6))
-        logit = np.clip(np.log(p / (1 - p)), -spec.certainty, spec.certainty)
-        judged = logit + slant + spec.noise * rng.standard_normal()
+    for judged, rng in _judged(seen, images, prompts, rater, spec):
         label = "skip" if abs(judged) < spec.skip else "good" if judged > 0 else "bad"
         if rng.random() < spec.lapse:
             label = "good" if rng.random() < 0.5 else "bad"

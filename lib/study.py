@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lib import finetune, judges, models, panel, prompts, reward, sampling, world
+from lib import finetune, judges, metrics, models, panel, prompts, reward, sampling, votes, world
 from lib.cache import Artifact, digest_of
 from lib.config import GUIDANCE_SCALE, SAMPLING_STEPS, size_named
 
@@ -200,6 +200,19 @@ class Study:
         texts = prompts.evaluation_prompts()[:: self.size.evaluation_stride]
         return self.sample(*self._grid(texts, [self.size.evaluation_images] * len(texts)), "evaluation", unet)
 
+    def candidate_images(self, unet: tuple[Artifact, int] | None = None) -> list[Artifact]:
+        """`size.candidates` images of each evaluation prompt: the evaluation images, and more of their stream."""
+        texts = prompts.evaluation_prompts()[:: self.size.evaluation_stride]
+        more = range(self.size.evaluation_images, self.size.candidates)
+        pairs = [(p, k) for p in texts for k in more]
+        rest = [self.sample([p for p, _ in pairs], [k for _, k in pairs], "evaluation", unet)] if pairs else []
+        return [self.evaluation_images(unet), *rest]
+
+    def vote_images(self, unet: tuple[Artifact, int] | None = None) -> Artifact:
+        """Four images of each evaluation prompt; base and fine-tuned models start from noise of their own."""
+        texts = prompts.evaluation_prompts()[:: self.size.evaluation_stride]
+        return self.sample(*self._grid(texts, [votes.SET] * len(texts)), "votes" if unet is None else "votes, tuned", unet)
+
     def selection_images(self, unet: tuple[Artifact, int] | None = None) -> Artifact:
         """Images of the 40 selection prompts."""
         texts = prompts.selection_prompts()
@@ -209,6 +222,35 @@ class Study:
         """One image for each held-out web caption."""
         captions, _ = self.web_pairs(self.size.fidelity_captions, 2)
         return self.sample(captions, list(range(len(captions))), "fidelity", unet)
+
+
+    # ---- votes -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def real_features(self) -> np.ndarray:
+        """Real renders in the features in which fidelity is voted: float [image, 64]."""
+        return metrics.features(models.load_vote_features(), self.web_pairs(self.size.references, 4)[1])
+
+    @cached_property
+    def realism_unit(self) -> float:
+        """The spread of realism among the base's evaluation images of one prompt."""
+        shown = sampling.load_images(self.evaluation_images())
+        found = metrics.features(models.load_vote_features(), shown.pixels)
+        return votes.spread_within(votes.realism(found, self.real_features), shown.prompts)
+
+    def realism(self, pixels: np.ndarray) -> np.ndarray:
+        """Realism of images uint8 [image, 64, 64, 3], in spreads of the base's images of one prompt: float [image]."""
+        found = metrics.features(models.load_vote_features(), pixels)
+        return votes.realism(found, self.real_features) / self.realism_unit
+
+    def side(self, images: list[Artifact], rows: np.ndarray, spec: votes.VoteSpec = votes.VoteSpec()) -> votes.Side:
+        """The four-image sets `rows` int [prompt, 4] of the images of all artifacts, as nine simulated raters find them."""
+        shown, looks = [sampling.load_images(s) for s in images], [self.looks(s, "a") for s in images]
+        rows = np.ravel(rows)
+        seen = {head: np.concatenate([x[head] for x in looks])[rows] for head in looks[0]}
+        pixels = np.concatenate([s.pixels for s in shown])[rows]
+        digests, texts = [d for s in shown for d in s.digests], [p for s in shown for p in s.prompts]
+        return votes.side(seen, self.realism(pixels), [digests[i] for i in rows], [texts[i] for i in rows], spec)
 
 
 def _earlier(drawn: list[int]) -> list[int]:

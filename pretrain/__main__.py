@@ -18,6 +18,7 @@ STEPS = (
     ("pretrain.judges a", 0.05),
     ("pretrain.judges b", 0.06),
     ("pretrain.judges features", 0.04),
+    ("pretrain.judges votes", 0.03),
 )
 
 

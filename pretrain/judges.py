@@ -1,4 +1,4 @@
-"""judge-a, judge-b and the feature network: trained on renders, on decoded and regenerated ones, and on spoiled scenes."""
+"""judge-a, judge-b and two feature networks: trained on renders, on decoded and regenerated ones, and on spoiled scenes."""
 
 import sys
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from lib.judges import COLOUR_CLASSES, HEADS, FeatureNet, Judge, look, truth
+from lib.judges import COLOUR_CLASSES, HEADS, FeatureNet, Judge, StridedTrunk, look, truth
 from lib.paths import CACHE, MODELS
 from lib.precision import DEVICE, autocast
 from lib.prompts import Attributes, write
@@ -135,32 +135,36 @@ def fit(name: str, network, forward, pipe, worn_parts: int, minutes: float | Non
 
 
 def main(which: str, minutes: float | None = None, worn_parts: int = 24) -> None:
-    """Train one of `a`, `b`, `features`; save it as float16 with its card."""
+    """Train one of `a`, `b`, `features`, `votes`; save it as float16 with its card."""
     pipe = StableDiffusionPipeline.from_pretrained(MODELS / "mini-sd").to(DEVICE)
     pipe.vae.to(memory_format=torch.channels_last)
-    seed = {"a": 31, "b": 32, "features": 33}[which]
+    seed = {"a": 31, "b": 32, "features": 33, "votes": 34}[which]
     torch.manual_seed(seed)
-    if which == "features":
-        network = FeatureNet().to(DEVICE, memory_format=torch.channels_last)
+    if which in ("features", "votes"):
+        network = FeatureNet(StridedTrunk() if which == "votes" else None)
+        network = network.to(DEVICE, memory_format=torch.channels_last)
 
         def forward(x):
             features = network(x)
             return {h: head(F.relu(features)) for h, head in network.heads.items()}
     else:
         network = forward = Judge(which).to(DEVICE, memory_format=torch.channels_last)
-    name = f"judge-{which}" if which != "features" else which
+    name = {"features": "features", "votes": "features-votes"}.get(which, f"judge-{which}")
     fit(name, network, forward, pipe, worn_parts, minutes, seed, 4_000)
     folder = MODELS / name
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
     halve(folder / "model.safetensors")
     card = {
-        "model": {"a": "convolutional", "b": "transformer", "features": "convolutional, 64 features"}[which],
+        "model": {
+            "a": "convolutional", "b": "transformer", "features": "convolutional, 64 features",
+            "votes": "plain strided convolutions, 64 features",
+        }[which],
         "data": "renders of uniform attributes and independent sizes, three in ten spoiled; half of each batch decoded, "
         f"or noised and denoised by the generator ({500 * worn_parts} images)",
         "batch": BATCH, "seed": seed, **spent(name),
     }  # fmt: skip
-    if which != "features":
+    if which in ("a", "b"):
         card["held-out accuracy"] = quality(network, pipe)
     write_card(folder, card)
 

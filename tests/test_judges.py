@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from lib.judges import COLOUR_CLASSES, HEADS, FeatureNet, Judge, attribute_chances, look, truth, verdicts
+from lib.judges import (
+    COLOUR_CLASSES,
+    HEADS,
+    FeatureNet,
+    Judge,
+    Residual,
+    StridedTrunk,
+    attribute_chances,
+    look,
+    truth,
+    verdicts,
+)
 from lib.prompts import Attributes, write
 from lib.world import BACKGROUNDS, COLOURS, OBJECTS, Scene
 
@@ -97,7 +108,8 @@ def images():
 @pytest.fixture(scope="module")
 def networks():
     torch.manual_seed(0)
-    return {"a": Judge("a").eval(), "b": Judge("b").eval(), "features": FeatureNet().eval()}
+    return {"a": Judge("a").eval(), "b": Judge("b").eval(), "features": FeatureNet().eval(),
+            "votes": FeatureNet(StridedTrunk()).eval()}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["a", "b"])
@@ -111,9 +123,10 @@ def test_a_judge_gives_chances_by_head_whatever_the_batch(networks, images, kind
         np.testing.assert_allclose(x, whole[head][::-1], atol=1e-5)
 
 
-def test_the_feature_network_gives_64_features(networks):
+@pytest.mark.parametrize("kind", ["features", "votes"])
+def test_the_feature_networks_give_64_features(networks, kind):
     with torch.no_grad():
-        assert networks["features"](torch.zeros(3, 3, 64, 64)).shape == (3, 64)
+        assert networks[kind](torch.zeros(3, 3, 64, 64)).shape == (3, 64)
 
 
 def test_the_judges_differ_in_make_and_no_network_shares_a_weight(networks):
@@ -123,8 +136,9 @@ def test_the_judges_differ_in_make_and_no_network_shares_a_weight(networks):
     assert torch.nn.MultiheadAttention in kinds(networks["b"]) - kinds(networks["a"])
     names = {k: {n for n, _ in net.trunk.named_parameters()} for k, net in networks.items()}
     assert not names["a"] & names["b"]
+    assert Residual in kinds(networks["a"]) & kinds(networks["features"]) - kinds(networks["votes"])
     shapes = {k: sorted(tuple(p.shape) for p in net.parameters()) for k, net in networks.items()}
-    assert len({str(s) for s in shapes.values()}) == 3
+    assert len({str(s) for s in shapes.values()}) == 4
     homes = [p.data_ptr() for net in networks.values() for p in net.parameters()]
     assert len(homes) == len(set(homes))
 

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lib import models
-from lib.judges import FeatureNet, Judge
+from lib.judges import FeatureNet, Judge, StridedTrunk
 from lib.paths import MODELS, ROOT
 
-NAMES = ("features", "judge-a", "judge-b", "mini-clip", "mini-sd")
+NAMES = ("features", "features-votes", "judge-a", "judge-b", "mini-clip", "mini-sd")
 TEXTS = ["Two blue dogs in the forest", "A red colored apple", "six cats in San Francisco at night.", ""]
 
 
@@ -88,7 +88,8 @@ def test_a_models_digest_depends_on_its_own_files_alone(folder):
     [(lambda: models.load_generator(), "mini-sd/unet/diffusion_pytorch_model.safetensors"),
      (lambda: models.load_clip.__wrapped__(), "mini-clip/open_clip_model.safetensors"),
      (lambda: models.load_judge.__wrapped__("a"), "judge-a/model.safetensors"),
-     (lambda: models.load_features.__wrapped__(), "features/model.safetensors")],
+     (lambda: models.load_features.__wrapped__(), "features/model.safetensors"),
+     (lambda: models.load_vote_features.__wrapped__(), "features-votes/model.safetensors")],
 )  # fmt: skip
 def test_nothing_is_loaded_unchecked(load, path, monkeypatch):
     digest = models.file_digest
@@ -101,7 +102,8 @@ def test_nothing_is_loaded_unchecked(load, path, monkeypatch):
 
 
 def test_shipped_networks_have_the_form_of_their_classes():
-    for network, name in ((Judge("a"), "judge-a"), (Judge("b"), "judge-b"), (FeatureNet(), "features")):
+    votes = (FeatureNet(StridedTrunk()), "features-votes")
+    for network, name in ((Judge("a"), "judge-a"), (Judge("b"), "judge-b"), (FeatureNet(), "features"), votes):
         shipped = load_file(MODELS / name / "model.safetensors")
         assert {k: v.shape for k, v in shipped.items()} == {k: v.shape for k, v in network.state_dict().items()}
         assert {v.dtype for v in shipped.values()} == {torch.float16}
@@ -128,7 +130,8 @@ def test_the_text_encoder_of_mini_sd_is_the_text_tower_of_mini_clip():
 
 
 def test_the_judges_and_clip_load_ready_for_use():
-    for network in (models.load_judge("a"), models.load_judge("b"), models.load_features(), models.load_clip()[0]):
+    features = models.load_features(), models.load_vote_features()
+    for network in (models.load_judge("a"), models.load_judge("b"), *features, models.load_clip()[0]):
         assert not network.training
         assert {p.dtype for p in network.parameters()} == {torch.float32}
 

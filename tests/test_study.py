@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import finetune, models, prompts, reward, sampling, study
+from lib import finetune, models, prompts, reward, sampling, study, votes
 from lib.cache import Artifact, digest_of
 from lib.config import SIZES
 from lib.finetune import FinetuneSpec
@@ -107,6 +107,51 @@ def test_every_model_is_evaluated_from_the_same_start_noise(asked):
             assert (a.guidance_scale, a.steps) == (base.guidance_scale, base.steps)
             assert a.generator["unet"] is unet and a.generator["base"] == base.generator["base"]
         assert len({a.generator.get("updates") for a in asked}) == 3
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_there_are_as_many_candidates_as_the_size_says_and_the_evaluation_images_are_among_them(asked, size):
+    made, unet = Study(size), artifact("unet")
+    made.candidate_images(), made.candidate_images((unet, 6))
+    half = len(asked) // 2
+    base, tuned = asked[:half], asked[half:]
+    pairs = [(p, k) for a in base for p, k in zip(a.prompts, a.numbers, strict=True)]
+    assert pairs == [(p, k) for a in tuned for p, k in zip(a.prompts, a.numbers, strict=True)]
+    texts = prompts.evaluation_prompts()[:: SIZES[size].evaluation_stride]
+    assert len(set(pairs)) == len(pairs) and set(pairs) == {(p, k) for p in texts for k in range(SIZES[size].candidates)}
+    assert {a.stream for a in asked} == {"evaluation"} and SIZES[size].candidates >= 2 * votes.SET
+    made.evaluation_images()
+    assert asked[-1] == base[0]
+
+
+def test_images_that_are_voted_on_share_no_start_noise_with_any_others(asked):
+    made, unet = Study("smoke"), artifact("unet")
+    made.vote_images(), made.vote_images((unet, 6))
+    base, tuned = asked
+    assert base.prompts == tuned.prompts and base.numbers == tuned.numbers and base.stream != tuned.stream
+    assert {base.prompts.count(p) for p in base.prompts} == {votes.SET}
+    made.evaluation_images(), made.selection_images()
+    assert not {base.stream, tuned.stream} & {a.stream for a in asked[2:]}
+
+
+def test_a_side_gathers_the_chosen_images_of_all_its_sets(monkeypatch):
+    sets = {"x": ["One dog"] * 4 + ["Two dogs"] * 2, "y": ["Two dogs"] * 4}
+    made = Study("smoke")
+
+    def shown(a):
+        n, first = len(sets[a.key]), 0 if a.key == "x" else 6
+        pixels = np.arange(first, first + n, dtype=np.uint8)[:, None, None, None] * np.ones((64, 64, 3), np.uint8)
+        return sampling.ImageSet(pixels, sets[a.key], list(range(n)), [f"{a.key}{i}" for i in range(n)])
+
+    monkeypatch.setattr(sampling, "load_images", shown)
+    monkeypatch.setattr(Study, "looks", lambda self, a, judge: {"count": shown(a).pixels[:, 0, 0, :1] / 1.0})
+    monkeypatch.setattr(Study, "realism", lambda self, pixels: pixels[:, 0, 0, 0])
+    monkeypatch.setattr(votes, "side", lambda *args: args)
+    rows = np.array([[3, 1, 0, 2], [9, 4, 6, 7]])
+    seen, real, digests, texts, _ = made.side([artifact("x"), artifact("y")], rows)
+    assert digests == ["x3", "x1", "x0", "x2", "y3", "x4", "y0", "y1"]
+    assert texts == ["One dog"] * 4 + ["Two dogs"] * 4
+    assert real.tolist() == seen["count"][:, 0].tolist() == rows.ravel().tolist()
 
 
 def test_fidelity_and_pre_training_take_different_web_pairs():

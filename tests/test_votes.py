@@ -1,0 +1,199 @@
+"""Raters prefer what is better, tie what is alike, and favour neither side: shown the other way round, they say the same."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_panel import SURE, many, rows, seen_as
+
+from lib import votes
+from lib.panel import EVALUATORS, RaterSpec, rate, strengths
+from lib.prompts import evaluation_prompts, parse
+from lib.votes import PAPER_OUTCOMES, PAPER_SHARES, QUESTIONS, TIE_SHARES, Side, VoteSpec, side
+from lib.world import UNSEEN, Scene
+
+PROMPTS = evaluation_prompts()[::2]
+QUIET = VoteSpec(raters=SURE, noise=0, lean=0)
+
+
+def a_side(name: str, good: float, real: float = 0.0, spec: VoteSpec = VoteSpec(), seed: int = 0, prompts=PROMPTS) -> Side:
+    """Four images a prompt, a share `good` of which shows what is asked for, of realism `real` on average, spread 1."""
+    rng = np.random.default_rng((seed, len(name), *map(ord, name)))
+    texts = [p for p in prompts for _ in range(4)]
+    scenes = []
+    for p in texts:
+        a = parse(p)
+        right = Scene(a.count or 1, a.colour, a.object, a.background or "field")
+        scenes.append(right if rng.random() < good else replace(right, object="clock"))
+    digests = [f"{name}-{seed}-{i}" for i in range(len(texts))]
+    return side(seen_as(scenes, 0.95), real + rng.standard_normal(len(texts)), digests, texts, spec)
+
+
+def won_minus_lost(a: Side, b: Side, question: str, band: float = 0.5, spec: VoteSpec = VoteSpec()) -> float:
+    return float(votes.answers(a, b, question, band, spec).mean())
+
+
+# ---- strength -----------------------------------------------------------------------------------------------------
+
+
+def test_labels_are_the_sign_of_strength_but_for_skips_and_lapses():
+    seen, images, prompts = many(400)
+    spec = replace(RaterSpec(), lapse=0)
+    strength, labels = strengths(seen, images, prompts, "ann", spec), rate(seen, images, prompts, "ann", spec)
+    for s, label in zip(strength, labels, strict=True):
+        assert label == ("skip" if abs(s) < spec.skip else "good" if s > 0 else "bad")
+    assert np.array_equal(strength[:9], strengths(rows(seen, slice(9)), images[:9], prompts[:9], "ann", spec))
+
+
+def test_realism_is_minus_the_distance_to_the_nearest_real_image_in_spreads():
+    real = np.array([[0.0, 0.0], [2.0, 40.0], [4.0, 0.0], [2.0, 80.0]])
+    spread = real.std(0)
+    shown = real[[1, 2]] + np.array([[0.0, 0.0], [0.5, 0.0]])
+    assert votes.realism(shown, real) == pytest.approx([0, -0.5 / spread[0]], abs=1e-6)
+    scaled = votes.realism(shown * [1, 1000], real * [1, 1000])
+    assert scaled == pytest.approx(votes.realism(shown, real), abs=1e-6)
+
+
+def test_the_spread_within_prompts_knows_nothing_of_differences_between_them():
+    rng = np.random.default_rng(0)
+    prompts = [f"p{i}" for i in range(300) for _ in range(4)]
+    values = 2.0 * rng.standard_normal(1200) + 100 * np.repeat(np.arange(300), 4)
+    assert votes.spread_within(values, prompts) == pytest.approx(2.0, abs=0.15)
+    with pytest.raises(ValueError, match="at least two images"):
+        votes.spread_within(np.zeros(3), ["a", "b", "c"])
+
+
+# ---- answers ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_shown_the_other_way_round_every_rater_says_the_same_of_every_pair(question):
+    spec = VoteSpec(raters=replace(RaterSpec(), lapse=0.3), lean=1.0)
+    a, b = a_side("a", 0.6, spec=spec), a_side("b", 0.5, spec=spec)
+    there, back = votes.answers(a, b, question, 0.5, spec), votes.answers(b, a, question, 0.5, spec)
+    assert np.array_equal(there, -back) and set(np.unique(there)) == {-1, 0, 1}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_base_against_base_is_symmetric(question):
+    gaps = [won_minus_lost(a_side("x", 0.5, seed=i), a_side("y", 0.5, seed=i), question) for i in range(8)]
+    assert abs(np.mean(gaps)) < 4 * np.std(gaps, ddof=1) / 8**0.5 and abs(np.mean(gaps)) < 0.1
+
+
+def test_the_side_that_obeys_wins_on_alignment_and_not_on_fidelity():
+    a, b = a_side("a", 0.9), a_side("b", 0.2)
+    assert won_minus_lost(a, b, "alignment") > 0.6 and abs(won_minus_lost(a, b, "fidelity")) < 0.25
+
+
+def test_the_side_that_looks_real_wins_on_fidelity_and_not_on_alignment():
+    a, b = a_side("a", 0.5, real=1.5), a_side("b", 0.5, real=-1.5)
+    assert won_minus_lost(a, b, "fidelity") > 0.6 and abs(won_minus_lost(a, b, "alignment")) < 0.25
+
+
+def test_raters_without_error_see_one_image_more_that_is_right():
+    """Strength is a mean over four: one image of 1 - 2 x 3.5 logits more is 7 / 4."""
+    texts, right = ["A dog in the forest"] * 4, Scene(1, None, "dog", "forest")
+    wrong = replace(right, background="sea")
+    sides = [
+        side(seen_as([right] * n + [wrong] * (4 - n), 0.9999), np.zeros(4), [f"{n}{i}" for i in range(4)], texts, QUIET)
+        for n in (3, 2)
+    ]
+    gap = votes.differences(*sides, "alignment", QUIET)
+    assert gap == pytest.approx(np.full((9, 1), 7 / 4), abs=1e-6)
+    assert votes.answers(*sides, "alignment", 1.7, QUIET).tolist() == [[1]] * 9
+    assert votes.answers(*sides, "alignment", 1.8, QUIET).tolist() == [[0]] * 9
+
+
+def test_raters_lean_to_the_side_shown_first_and_sides_take_turns():
+    leaning = replace(QUIET, lean=1.0)
+    a, b = (a_side(n, 1.0, spec=leaning) for n in "ab")
+    a = replace(a, strength={q: np.zeros_like(x) for q, x in a.strength.items()})
+    b = replace(b, strength=a.strength)
+    gap = votes.differences(a, b, "fidelity", leaning)
+    assert np.allclose(np.abs(gap), np.abs(gap[:, :1])) and len(np.unique(np.abs(gap).round(6))) == 9
+    assert 0.35 < (gap > 0).mean() < 0.65 and not votes.differences(a, b, "fidelity", QUIET).any()
+
+
+def test_an_answer_depends_on_the_prompt_and_its_two_sets_alone():
+    a, b = a_side("a", 0.6), a_side("b", 0.5)
+    whole = votes.answers(a, b, "alignment", 0.5)
+    part = [replace(s, prompts=s.prompts[7:20], keys=s.keys[7:20], strength={q: x[:, 7:20] for q, x in s.strength.items()})
+            for s in (a, b)]  # fmt: skip
+    assert np.array_equal(votes.answers(*part, "alignment", 0.5), whole[:, 7:20])
+
+
+def test_the_band_gives_the_base_against_itself_its_share_of_ties():
+    spec = VoteSpec(raters=replace(RaterSpec(), lapse=0))
+    a, b = a_side("x", 0.5, spec=spec), a_side("y", 0.5, spec=spec)
+    for question in QUESTIONS:
+        band = votes.tie_band(a, b, question, spec)
+        assert (votes.answers(a, b, question, band, spec) == 0).mean() == pytest.approx(TIE_SHARES[question], abs=0.005)
+        fresh = a_side("x", 0.5, spec=spec, seed=1), a_side("y", 0.5, spec=spec, seed=1)
+        assert (votes.answers(*fresh, question, band, spec) == 0).mean() == pytest.approx(TIE_SHARES[question], abs=0.12)
+
+
+def test_less_noise_makes_raters_agree_more_on_fidelity_and_changes_no_vote_on_alignment():
+    def cast(noise, question):
+        spec = VoteSpec(noise=noise)
+        return votes.answers(a_side("a", 0.5, spec=spec), a_side("b", 0.5, spec=spec), question, 0.5, spec)
+
+    def unity(found):
+        return float(np.abs(found.sum(0)).mean())
+
+    assert unity(cast(0.3, "fidelity")) > unity(cast(1.5, "fidelity")) > unity(cast(6.0, "fidelity"))
+    assert np.array_equal(cast(0.3, "alignment"), cast(6.0, "alignment"))
+
+
+# ---- tallies ------------------------------------------------------------------------------------------------------
+
+
+def test_seven_votes_of_nine_decide_for_a_side_or_for_a_tie_and_six_for_nothing():
+    columns = {"win": (7, 1, 1), "lose": (0, 7, 2), "tie": (1, 1, 7), "none": (6, 0, 3), "none too": (2, 1, 6)}
+    found = np.array([[1] * w + [-1] * lose + [0] * t for w, lose, t in columns.values()]).T
+    table = votes.tally(found, PROMPTS[:5])
+    assert table.outcome.tolist() == ["win", "lose", "tie", "none", "none"]
+    assert table.win.tolist() == pytest.approx([w / 9 for w, _, _ in columns.values()])
+    shares = {r["outcome"]: r["value"] for r in votes.outcomes(table)}
+    assert shares == pytest.approx({"win": 0.2, "lose": 0.2, "tie": 0.2, "none": 0.4})
+
+
+def test_cells_split_by_category_and_by_seen_objects():
+    prompts = evaluation_prompts()
+    unseen = np.array([parse(p).object in UNSEEN for p in prompts])
+    found = np.tile(np.where(unseen, -1, 1), (9, 1))
+    table = {(r["category"], r["objects"], r["vote"]): r for r in votes.shares(votes.tally(found, prompts))}
+    assert len(table) == 3 * (1 + len(votes.CELLS)) and table["all", "all", "win"]["value"] == 0.5
+    for category, objects in votes.CELLS:
+        assert table[category, objects, "win" if objects == "seen" else "lose"]["value"] == 1
+        assert table[category, objects, "tie"]["prompts"] == 20
+
+
+def test_the_papers_numbers_are_whole_and_say_what_its_text_says():
+    assert set(PAPER_SHARES) == set(PAPER_OUTCOMES) and len(EVALUATORS) == 9
+    for by_question in PAPER_SHARES.values():
+        for cells in by_question.values():
+            assert len(cells) == len(votes.CELLS) and all(sum(c) == pytest.approx(100, abs=0.2) for c in cells)
+    first = PAPER_SHARES["fine-tuned", "base"]
+    assert all(win > lose for win, lose, _ in first["fidelity"])  # while two thirds favour the base
+    assert PAPER_OUTCOMES["fine-tuned", "base"]["fidelity"][:2] == (10, 15)
+    assert TIE_SHARES == pytest.approx({"alignment": 0.358, "fidelity": 0.272}, abs=0.001)
+
+
+# ---- refusals -----------------------------------------------------------------------------------------------------
+
+
+def test_sets_that_are_no_sets_of_four_are_refused():
+    seen, texts = seen_as([Scene(1, None, "dog", "forest")] * 8), ["One dog"] * 4 + ["Two dogs"] * 4
+    digests = [str(i) for i in range(8)]
+    with pytest.raises(ValueError, match="^a side has 4 images of each prompt"):
+        side(seen, np.zeros(8), digests, texts[1:] + texts[:1])
+    with pytest.raises(ValueError, match="^a side has 4 images of each prompt"):
+        side(seen, np.zeros(8), digests, ["One dog"] * 8)
+    with pytest.raises(ValueError, match="^a set has 4 different images"):
+        side(seen, np.zeros(8), ["0", "0", *digests[2:]], texts)
+
+
+def test_sides_of_different_prompts_are_not_compared():
+    a, b = a_side("a", 0.5, prompts=PROMPTS[:3]), a_side("b", 0.5, prompts=PROMPTS[1:4])
+    with pytest.raises(ValueError, match="^two sides are compared on the same prompts"):
+        votes.answers(a, b, "alignment", 0.5)
