@@ -1,5 +1,5 @@
 """The shared code of the study, read in this order:
 
 paths, config, world, prompts, models, sampling, panel, labels, reward, finetune, metrics, stats, cache, figures,
-report, run.
+report, claims, run, site.
 """

@@ -227,8 +227,9 @@ def judge_all(size: str) -> tuple[list[dict], list[dict]]:
     return rows, more
 
 
-def write(rows: list[dict], size: str) -> Path:
-    """Store the claims as claims.json of that size."""
+def write(rows: list[dict], more: list[dict], size: str) -> Path:
+    """Store both lists of `judge_all`: the first as claims.json of that size, the second as the result claim_parts."""
+    report.write("claim_parts", more, size, "99_claims")
     path = reports(size) / "claims.json"
     save_json(path, report.plain(rows, "claims"))
     return path
@@ -240,14 +241,14 @@ def markdown(size: str) -> str:
     if not path.exists():
         return "not run yet"
     head = "| where | claim | paper | here [95 % interval] | verdict |\n| --- | --- | --- | --- | --- |\n"
-    units = {claim["claim"]: claim.get("unit", "") for claim in load()[1]}
     lines = []
-    for row in json.loads(path.read_text("utf-8")):
-        unit = units.get(row["claim"], "")
+    for row, extra in zip(json.loads(path.read_text("utf-8")), report.read("claim_parts", size), strict=True):
+        unit = extra["unit"]
         here = shown(row["value"], unit)
         if row["low"] is not None:
             here += f" [{shown(row['low'], unit).split()[0]}, {shown(row['high'], unit).split()[0]}]"
         link = f"[{row['verdict']}](notebooks/{row['notebook']}.ipynb)"
+        link += f": {extra['reason']}" if row["verdict"] == VERDICTS[2] else ""
         cells = row["where"], row["claim"], shown(row["paper_value"], unit), here, link
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |\n")
     return "\n\n" + head + "".join(lines) + "\n"
@@ -259,5 +260,6 @@ def shown(value: float | None, unit: str) -> str:
         return ""
     if unit == "images":
         return f"{value:,.0f} images"
-    sign = "" if unit == "%" else "+" if value > 0 else ""
-    return f"{sign}{100 * value:.3g} {'%' if unit in ('%', '%change') else 'points'}"
+    rounded = round(100 * value, 1) + 0.0  # no minus before zero
+    sign = "" if unit == "%" else "+" if rounded > 0 else ""
+    return f"{sign}{rounded:g} {'%' if unit in ('%', '%change') else 'points'}"

@@ -169,7 +169,7 @@ def claims(rows: Sequence[Mapping], figure_size: tuple[float, float] = (9, 8)) -
             axis.errorbar(x, i, xerr=error, fmt=marker, color=colour, markerfacecolor=filled, capsize=3, markersize=7)
             if r["paper_value"] is not None:
                 axis.plot(100 * r["paper_value"], i, "X", color="black", markersize=7)
-        names = [f"{r['name']} (n = {r['n'] or 0:,}, seeds = {r['seeds']})" for r in part]
+        names = [f"{r['name']} (n = {r['n'] or 'not given'}, seeds = {r['seeds']})" for r in part]
         axis.set(yticks=range(len(part)), yticklabels=names, xlabel=label, ylim=(max(1, len(part)) - 0.5, -0.5))
         axis.grid(axis="y", color="#e4e4e4", linewidth=0.8)
     for verdict, (marker, colour) in look.items():
