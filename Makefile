@@ -10,7 +10,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 NOTEBOOKS = $(sort $(wildcard notebooks/[0-9]*.ipynb))
 
-.PHONY: help env test reproduce smoke notebook pretrain stale lint clean
+.PHONY: help env test reproduce smoke notebook report pretrain stale lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ smoke:  ## reproduce at the smallest size, into reports/smoke
 notebook: env  ## JupyterLab on notebooks/
 	PYTHONPATH=$(CURDIR) $(RUN) -m jupyter lab notebooks/
 
+report: env  ## a site of the executed notebooks, reports/site/index.html
+	$(RUN) -m lib.site --size $(SIZE)
+
 pretrain: env  ## train the shipped models again (BUDGET=minutes)
 	$(RUN) -m pretrain $(if $(BUDGET),--minutes $(BUDGET))
 
@@ -47,4 +50,4 @@ lint: env  ## ruff
 
 clean:  ## drop cached stages, executed notebooks and smoke results (keeps .venv, reports, training checkpoints)
 	mkdir -p .cache && find .cache -mindepth 1 -maxdepth 1 ! -name pretrain -exec rm -rf {} +
-	rm -rf reports/smoke reports/notebooks .pytest_cache .ruff_cache
+	rm -rf reports/smoke reports/notebooks reports/site .pytest_cache .ruff_cache

@@ -7,8 +7,10 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
+from lib.cache import atomic_write
 from lib.paths import reports
 
 # Lightness rises from first to last, so that the order survives a grey print.
@@ -35,12 +37,40 @@ def style() -> None:
 
 
 def save(figure: Figure, name: str, size: str) -> Figure:
-    """Write reports/figures/<name>.png without metadata; returns the figure, to be shown."""
+    """Write reports/figures/<name>.png without metadata, and its words in <name>.txt; returns the figure, to be shown."""
     path = reports(size) / "figures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})
+    text = getattr(figure, "words", None) or described(figure)
+    atomic_write(path.with_suffix(".txt"), text + "\n")
+    shown = {"image/png": path.read_bytes(), "text/plain": text}, {"image/png": {"alt": text}}
+    figure._repr_mimebundle_ = lambda **_: shown  # IPython's hook: the file itself, with its alternative text
     plt.close(figure)
     return figure
+
+
+def described(figure: Figure) -> str:
+    """A chart in words, from what was drawn: axes, and each named point with its value; for an alternative text."""
+    charts = []
+    for axis in figure.axes:
+        names = {t: label.get_text() for t, label in zip(axis.get_yticks(), axis.get_yticklabels(), strict=False)}
+        axes = " against ".join(t for t in (axis.get_ylabel(), axis.get_xlabel()) if t)
+        points = []
+        for drawn in axis.containers:
+            if not isinstance(drawn, ErrorbarContainer) or not len(drawn[0].get_xdata()):
+                continue
+            x, y = drawn[0].get_xdata(), drawn[0].get_ydata()
+            label = str(drawn.get_label())
+            if not label.startswith("_"):
+                values = "; ".join(f"{a:.3g}, {b:.3g}" for a, b in zip(x, y, strict=True))
+                points.append(f"{label} ({values})" if len(x) <= 8 else label)
+            elif len(x) == 1:
+                points.append(f"{names.get(y[0], '')} {x[0]:.3g}".strip())
+        lines = [str(line.get_label()) for line in axis.lines if len(line.get_xdata())]
+        points += [t for t in lines if not t.startswith("_")]
+        title = axis.get_title()
+        charts.append(f"{title}{': ' if title and axes else ''}{axes}" + (f". Shown: {', '.join(points)}" if points else ""))
+    return "Chart. " + " Beside it: ".join(filter(None, charts)) + "."
 
 
 def sheet(
@@ -68,6 +98,9 @@ def sheet(
     for axis, text in zip(axes[:, 0], rows or (), strict=False):
         axis.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=8)
     figure.subplots_adjust(wspace=0.06, hspace=0.06 + 0.14 * deep / zoom)
+    named = ", ".join(" ".join(t.split()) for t in dict.fromkeys(titles or ()) if t)
+    in_rows = f", rows: {'; '.join(rows)}" if rows else ""
+    figure.words = f"{len(images)} pictures{in_rows}" + (f": {named}." if named else ".")
     return figure
 
 
@@ -179,5 +212,37 @@ def reliability(scores: np.ndarray, good: np.ndarray, axis, bins: int = 10, labe
 
 
 def alt(path: Path) -> str:
-    """A figure's file name as words, for an alternative text."""
-    return path.stem.replace("_", " ")
+    """A saved figure's words, for an alternative text; its file name as words where none were written."""
+    words = path.with_suffix(".txt")
+    return words.read_text("utf-8").strip() if words.exists() else path.stem.replace("_", " ")
+
+
+def claims(rows: Sequence[Mapping], figure_size: tuple[float, float] = (9, 8)) -> Figure:
+    """Each tested claim's value with its interval beside the paper's, `rows` of claims.json with `name` and `unit`.
+
+    Marker shape is the verdict; a panel for shares and their differences, one for relative changes.
+    """
+    look = {"reproduced": ("o", "#2f6f9f"), "not reproduced": ("s", "#e07b39")}
+    rows = [r for r in rows if r["value"] is not None and r["unit"] in ("%", "points", "%change")]
+    panels = {"share, or difference of shares (%, points)": [r for r in rows if r["unit"] != "%change"],
+              "relative difference (%)": [r for r in rows if r["unit"] == "%change"]}  # fmt: skip
+    heights = [max(1, len(part)) for part in panels.values()]
+    figure, axes = plt.subplots(2, 1, figsize=figure_size, height_ratios=heights, layout="constrained")
+    for axis, (label, part) in zip(axes, panels.items(), strict=True):
+        axis.axvline(0, color="#777777", linestyle="--", linewidth=1, label="_")
+        for i, r in enumerate(part):
+            marker, colour = look[r["verdict"]]
+            low, high = (r[k] if r[k] is not None else r["value"] for k in ("low", "high"))
+            x, error = 100 * r["value"], [[100 * (r["value"] - low)], [100 * (high - r["value"])]]
+            filled = colour if marker == "o" else "white"
+            axis.errorbar(x, i, xerr=error, fmt=marker, color=colour, markerfacecolor=filled, capsize=3, markersize=7)
+            if r["paper_value"] is not None:
+                axis.plot(100 * r["paper_value"], i, "X", color="black", markersize=7)
+        names = [f"{r['name']} (n = {r['n'] or 'not given'}, seeds = {r['seeds']})" for r in part]
+        axis.set(yticks=range(len(part)), yticklabels=names, xlabel=label, ylim=(max(1, len(part)) - 0.5, -0.5))
+        axis.grid(axis="y", color="#e4e4e4", linewidth=0.8)
+    for verdict, (marker, colour) in look.items():
+        axes[0].plot([], [], marker, color=colour, markerfacecolor=colour if marker == "o" else "white", label=verdict)
+    axes[0].plot([], [], "X", color="black", label="paper")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
+    return figure

@@ -6,6 +6,7 @@ Every file here says the same when its numbers are the same: sorted, rounded to 
 import argparse
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -35,7 +36,15 @@ def write(name: str, rows, size: str, notebook: str) -> Path:
 
 def read(name: str, size: str):
     """The rows which `write` stored."""
-    return json.loads((reports(size) / "results" / f"{name}.json").read_text("utf-8"))["rows"]
+    return json.loads(noted(reports(size) / "results" / f"{name}.json").read_text("utf-8"))["rows"]
+
+
+def noted(path: Path) -> Path:
+    """The path, there or not, added to the inputs of the notebook that `lib.run` is running."""
+    if log := os.environ.get("STUDY_READS"):
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(f"{path}\n")
+    return path
 
 
 def quality(
@@ -198,10 +207,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--size", default="laptop")
     size = parser.parse_args(argv).size
+    from lib import claims  # which reads results through this module
+
     if size == "smoke":  # a smoke test's numbers mean nothing
         return 0
     try:
-        fill_readme(ROOT / "README.md", readme_values(size))
+        fill_readme(ROOT / "README.md", readme_values(size) | {"claims": claims.markdown(size)})
     except (OSError, ValueError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 1

@@ -1,8 +1,8 @@
 """The strict runner: `python -m lib.run NOTEBOOK... --size SIZE [-p NAME=VALUE] [--force] [--check]`.
 
 A notebook is run only when something that makes it changed: its cells, the code of `lib`, its parameters,
-the shipped models and labels, or the files that it wrote. Exit code 2: the request was wrong; 1: a cell
-failed (or, with --check, a notebook is stale).
+the shipped models and labels, the results that it read, or the files that it wrote. Exit code 2: the request
+was wrong; 1: a cell failed (or, with --check, a notebook is stale).
 """
 
 import argparse
@@ -143,14 +143,21 @@ def is_fresh(notebook: Path, given: dict, size: str) -> bool:
     try:
         record = json.loads(record_of(notebook, size).read_text("utf-8"))
         found = {name: file_digest(reports(size) / name) for name in record["outputs"]}
+        read = {name: digest_if_there(ROOT / name) for name in record["inputs"]}
     except (OSError, ValueError, KeyError):
         return False
     return (
         record["fingerprint"] == fingerprint(notebook, given, size)
         and record["outputs"] == found
+        and record["inputs"] == read
         and record["quality"] == quality_of(notebook, size)
         and record_of(notebook, size).with_suffix(".ipynb").exists()
     )
+
+
+def digest_if_there(path: Path) -> str | None:
+    """Digest of the file, None without one: a result that appears makes its readers stale too."""
+    return file_digest(path) if path.is_file() else None
 
 
 def quality_of(notebook: Path, size: str) -> str:
@@ -171,12 +178,13 @@ def execute(notebook: Path, given: dict, size: str) -> bool:
     """Run one notebook in a kernel of this very interpreter; False (and one line) when a cell fails."""
     record = record_of(notebook, size)
     done, failed = record.with_suffix(".ipynb"), record.with_suffix(".failed.ipynb")
-    partial = record.with_suffix(".partial.ipynb")
+    partial, reads = record.with_suffix(".partial.ipynb"), record.with_suffix(".reads")
     record.parent.mkdir(parents=True, exist_ok=True)
-    for old in (record, failed):
+    for old in (record, failed, reads):
         old.unlink(missing_ok=True)
     made_by, before, started = fingerprint(notebook, given, size), written(size), time.monotonic()
     set_kernel_environment()
+    os.environ["STUDY_READS"] = str(reads)  # report.noted lists there what the notebook reads
     import papermill  # after the environment, which it reads
 
     try:
@@ -188,13 +196,17 @@ def execute(notebook: Path, given: dict, size: str) -> bool:
     except Exception as error:
         if partial.exists():
             os.replace(partial, failed)
+        reads.unlink(missing_ok=True)
         print(f"run: {notebook.stem} failed {describe(error)}", file=sys.stderr)
         return False
     seconds = time.monotonic() - started
     os.replace(partial, done)
     outputs = [name for name, when in written(size).items() if before.get(name) != when]
+    inputs = {os.path.relpath(name, ROOT) for name in reads.read_text("utf-8").splitlines()} if reads.exists() else ()
+    reads.unlink(missing_ok=True)
     save_json(record, {
         "fingerprint": made_by,
+        "inputs": {name: digest_if_there(ROOT / name) for name in inputs},
         "outputs": {name: file_digest(reports(size) / name) for name in outputs},
         "quality": quality_of(notebook, size),
     })  # fmt: skip

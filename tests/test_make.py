@@ -9,7 +9,7 @@ import pytest
 from lib.paths import ROOT
 
 MAKEFILE = (ROOT / "Makefile").read_text()
-TARGETS = ("env", "test", "reproduce", "smoke", "notebook", "pretrain", "stale", "lint", "clean")
+TARGETS = ("env", "test", "reproduce", "smoke", "notebook", "report", "pretrain", "stale", "lint", "clean")
 
 
 def make(*arguments):
@@ -29,6 +29,8 @@ def test_make_alone_prints_help_on_every_target():
 def test_reproduce_goes_through_the_strict_runner_at_the_asked_size():
     assert re.search(r"-m lib\.run .*--size laptop$", make("-n", "reproduce"), re.M)
     assert re.search(r"-m lib\.run .*--size smoke$", make("-n", "smoke"), re.M)
+    assert re.search(r"-m lib\.site --size laptop$", make("-n", "report"), re.M)
+    assert "lib.site" not in make("-n", "reproduce")
     assert re.search(r"-m lib\.run --check .*--size full$", make("-n", "stale", "SIZE=full"), re.M)
 
 
@@ -80,6 +82,6 @@ def test_git_keeps_the_study_and_its_results(path):
     assert ignored == 1
 
 
-@pytest.mark.parametrize("path", [".venv/x", ".cache/x", "reports/smoke/x", "reports/notebooks/x.ipynb"])
+@pytest.mark.parametrize("path", [".venv/x", ".cache/x", "reports/smoke/x", "reports/notebooks/x.ipynb", "reports/site/x"])
 def test_git_ignores_what_is_built(path):
     assert subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT).returncode == 0

@@ -102,7 +102,8 @@ def test_start_here_runs_at_smoke_and_renews_its_first_screen(tmp_path):
     assert result.returncode == 0, result.stderr
     stored = json.loads((tmp_path / "smoke" / "results" / "answer_00_start_here.json").read_text())
     assert stored["rows"]["text"].startswith("“Two blue dogs in the forest”")
-    assert {p.name for p in (tmp_path / "smoke" / "figures").iterdir()} == {"denoising.png", "one_prompt.png"}
+    figures = {p.name for p in (tmp_path / "smoke" / "figures").iterdir()}
+    assert figures == {f"{name}.{kind}" for name in ("denoising", "one_prompt") for kind in ("png", "txt")}
     done = tmp_path / "smoke" / "notebooks" / "00_start_here.ipynb"
     executed = [c for c in cells(done, "code") if "report.opening" in c["source"]]
     assert stored["rows"]["text"] in json.dumps(executed[0]["outputs"], ensure_ascii=False)

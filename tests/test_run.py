@@ -115,6 +115,22 @@ def test_only_what_is_stale_is_run(run, tmp_path):
     assert run(*at_smoke).stdout == fresh
 
 
+def test_a_notebook_is_stale_when_a_result_that_it_read_changes_or_appears(run, tmp_path):
+    tolerant = "from lib import report\ntry: report.read('counted', size)\nexcept FileNotFoundError: pass"
+    writer, at_smoke = notebook(tmp_path, "writer", WRITES), ("--size", "smoke")
+    toy = notebook(tmp_path, "toy", tolerant)
+    assert run(toy, *at_smoke).returncode == 0
+    assert run(toy, *at_smoke, "--check").stdout == "all fresh\n"
+    run(writer, *at_smoke)
+    assert run(toy, *at_smoke, "--check").stdout == "stale toy\n"
+    run(toy, *at_smoke)
+    run(writer, *at_smoke, "--force")
+    assert run(toy, *at_smoke, "--check").stdout == "all fresh\n"  # the same bytes again
+    run(writer, *at_smoke, "-p", "images=5")
+    assert run(toy, *at_smoke, "--check").stdout == "stale toy\n"
+    assert not list((tmp_path / "reports").rglob("*.reads"))
+
+
 def test_code_and_data_decide_freshness(tmp_path, monkeypatch):
     from lib import run as runner
 
