@@ -247,4 +247,5 @@ def share_interval(right: ArrayLike, level: float = 0.95) -> tuple[float, float,
     if not len(right):
         raise ValueError("a share needs at least one item")
     low, high = proportion_confint(right.sum(), len(right), 1 - level, method="wilson")
-    return float(right.mean()), float(low), float(high)
+    value = float(right.mean())
+    return value, min(float(low), value), max(float(high), value)  # 1 - 1e-16 of none wrong is 1

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lib import finetune, judges, metrics, models, panel, prompts, reward, sampling, votes, world
+from lib import ahead, finetune, judges, metrics, models, panel, prompts, reward, sampling, votes, world
 from lib.cache import Artifact, digest_of
 from lib.config import GUIDANCE_SCALE, SAMPLING_STEPS, size_named
 
@@ -36,6 +36,10 @@ class Study:
 
     def __init__(self, size: str):
         self.name, self.size = size, size_named(size)
+
+    def ahead(self, *wanted: tuple) -> None:
+        """Make several stages at once, given as (name, *arguments) of this class, before they are asked for."""
+        ahead.make(self.name, wanted)
 
     # ---- models ----------------------------------------------------------------------------------------------
 

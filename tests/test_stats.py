@@ -316,3 +316,11 @@ def test_an_interval_is_refused_where_it_would_mean_nothing(arguments, said):
 
 def test_an_interval_prints_its_numbers():
     assert str(Interval(0.5, 0.25, 0.75, 1200, 60)) == "0.500 [0.250, 0.750], n = 1,200 (60 clusters)"
+
+
+@pytest.mark.parametrize("right, of, low, high", [(2000, 2000, 0.99808, 1), (0, 10, 0, 0.27754), (8, 10, 0.49016, 0.94332)])
+def test_a_share_has_wilsons_interval_which_holds_it(right, of, low, high):
+    """Wilson 1927; 8 of 10 and 0 of 10 as in Newcombe 1998's formula."""
+    value, *found = stats.share_interval(np.arange(of) < right)
+    assert value == right / of and found[0] <= value <= found[1]
+    assert found == pytest.approx([low, high], abs=1e-4)

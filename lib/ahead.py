@@ -1,0 +1,32 @@
+"""Several stages at once, one process a core: two threads on networks as small as these are hardly faster than one."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+
+import torch
+
+from lib.precision import DEVICE
+
+
+def make(size: str, wanted: Sequence[tuple]) -> None:
+    """Make stages of `Study(size)` and leave them in the cache, where the study then finds them.
+
+    `wanted` are (name, *arguments) of its methods and properties; none may need another of them. With a GPU or a single core
+    nothing is done ahead: the study makes each when asked. An error in one is raised here.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if DEVICE.type != "cpu" or min(cores, len(wanted)) < 2:
+        return
+    with ProcessPoolExecutor(min(cores, len(wanted)), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        for done in as_completed([pool.submit(_one, size, *w) for w in wanted]):
+            done.result()
+
+
+def _one(size: str, name: str, *arguments) -> None:
+    from lib.study import Study  # here, because the study imports this module
+
+    found = getattr(Study(size), name)
+    if callable(found):
+        found(*arguments)
