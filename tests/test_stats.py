@@ -13,6 +13,7 @@ from lib.stats import (
     majority_label,
     paired_difference,
     pairwise_accuracy,
+    share_interval,
     votes,
 )  # fmt: skip
 
@@ -321,6 +322,6 @@ def test_an_interval_prints_its_numbers():
 @pytest.mark.parametrize("right, of, low, high", [(2000, 2000, 0.99808, 1), (0, 10, 0, 0.27754), (8, 10, 0.49016, 0.94332)])
 def test_a_share_has_wilsons_interval_which_holds_it(right, of, low, high):
     """Wilson 1927; 8 of 10 and 0 of 10 as in Newcombe 1998's formula."""
-    value, *found = stats.share_interval(np.arange(of) < right)
+    value, *found = share_interval(np.arange(of) < right)
     assert value == right / of and found[0] <= value <= found[1]
     assert found == pytest.approx([low, high], abs=1e-4)
