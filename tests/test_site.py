@@ -36,7 +36,7 @@ def folders(tmp_path, monkeypatch):
     source, done = tmp_path / "notebooks", tmp_path / "reports" / "notebooks"
     source.mkdir()
     done.mkdir(parents=True)
-    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "bar"}
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "half way"}
     first = notebook("05 Tuning", "## Before and after\n\nSee `06_trade` and `07_later`.", [
         shown({"image/png": DOT, "text/plain": "a figure"}), shown(widget),
         shown({"application/javascript": "alert(1)", "text/plain": "said instead"}),
@@ -92,7 +92,7 @@ def test_every_picture_has_words_from_its_figure_or_its_section(folders):
 
 def test_progress_bars_warnings_and_scripts_stay_out(folders):
     page = build(folders)["05_tuning.html"]
-    assert "a warning" not in page and "alert(1)" not in page and "widget" not in page
+    assert "a warning" not in page and "alert(1)" not in page and "widget" not in page and "half way" not in page
     assert "said instead" in page
 
 
