@@ -140,6 +140,7 @@ def curves(
         axis.axhline(100 * at, color="#777777", linestyle=("--", ":", "-.")[k % 3], linewidth=1.1, label=name)
     ticks = sorted({round(p[0]) for points in lines.values() for p in points})
     axis.set_xscale("log", base=2)
+    axis.minorticks_off()
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.set_xticks([t for i, t in enumerate(ticks) if i == 0 or t > 1.25 * ticks[i - 1]])
     axis.xaxis.set_major_formatter(lambda t, _: f"{t:,.0f}")
