@@ -12,13 +12,13 @@ from lib.models import write_sums
 
 # Share of the time budget by step; each step is a process of its own, so that memory is given back.
 STEPS = (
-    ("pretrain.vae", 0.14, 0.10, 0.03),
-    ("pretrain.clip", 0.10, 0.08),
-    ("pretrain.unet", 0.50),
+    ("pretrain.vae", 0.13, 0.12, 0.02),
+    ("pretrain.clip", 0.09, 0.06),
+    ("pretrain.unet", 0.41),
     ("pretrain.judges a", 0.05),
-    ("pretrain.judges b", 0.06),
-    ("pretrain.judges features", 0.04),
-    ("pretrain.judges votes", 0.03),
+    ("pretrain.judges b", 0.08),
+    ("pretrain.judges features", 0.02),
+    ("pretrain.judges votes", 0.02),
 )
 
 

@@ -66,10 +66,13 @@ def make_clip(config: dict) -> CLIP:
     return CLIP(config["embed_dim"], config["vision_cfg"], text).to(DEVICE)
 
 
-def contrastive_loss(clip: CLIP, pixels: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
-    """CLIP's: each image [BATCH, 3, 64, 64] picks its caption's embedding [BATCH, 128], and the other way round."""
-    shown = F.normalize(clip.encode_image(pixels).float(), dim=-1)
-    logits = clip.logit_scale.clamp(max=4.6).exp() * shown @ F.normalize(said.float(), dim=-1).T
+def contrastive_loss(logit_scale: torch.Tensor, shown: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
+    """CLIP's: each image's embedding [pair, 128] picks its caption's, and the other way round.
+
+    To be called outside `autocast`: a logit near 100 is not told from one 0.4 away in bfloat16.
+    """
+    shown, said = (F.normalize(x.float(), dim=-1) for x in (shown, said))
+    logits = logit_scale.clamp(max=4.6).exp() * shown @ said.T
     own = torch.arange(len(logits), device=DEVICE)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
@@ -167,7 +170,8 @@ def train_image_tower(clip: CLIP, teacher: CLIP, tokenizer: CLIPTokenizer, encod
         few = rng.choice(len(OBJECTS), len(OBJECTS) if step % 2 else 4, replace=False)
         pick = torch.from_numpy(rng.choice(np.flatnonzero(np.isin(shown, few)), BATCH, replace=False))
         with autocast():
-            return contrastive_loss(clip, (pixels[pick].float() / 127.5 - 1).to(DEVICE), said[pick].to(DEVICE))
+            embedded = clip.encode_image((pixels[pick].float() / 127.5 - 1).to(DEVICE))
+        return contrastive_loss(clip.logit_scale, embedded, said[pick].to(DEVICE))
 
     def log() -> str:
         clip.eval()
@@ -190,7 +194,8 @@ def main(minutes: float | None = None, image_minutes: float | None = None) -> No
     def loss(step: int) -> torch.Tensor:
         captions, pixels = batch(step)
         with autocast():
-            return contrastive_loss(clip, pixels, clip.encode_text(tokens(tokenizer, captions)))
+            shown, said = clip.encode_image(pixels), clip.encode_text(tokens(tokenizer, captions))
+        return contrastive_loss(clip.logit_scale, shown, said)
 
     train("clip", clip, loss, 1_500, minutes=minutes, lr=0.01, adam_lr=1e-3, every=100)
     encoder, sd = text_encoder(clip, tokenizer), MODELS / "mini-sd"

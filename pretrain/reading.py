@@ -1,8 +1,7 @@
 """A blind reading of the base model by eye: `python -m pretrain.reading draw`, then `record FILE`.
 
 `draw` makes 200 images and writes them as one PNG of 10 x 20 tiles and their prompts as JSON; no judge looks at them.
-`record` takes a
-text file of 200 letters (g good, b bad, s skip, row by row) and writes the label table.
+`record` takes a text file of 200 letters (g good, b bad, s skip, row by row) and writes the label table.
 """
 
 import argparse

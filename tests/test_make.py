@@ -85,3 +85,9 @@ def test_git_keeps_the_study_and_its_results(path):
 @pytest.mark.parametrize("path", [".venv/x", ".cache/x", "reports/smoke/x", "reports/notebooks/x.ipynb", "reports/site/x"])
 def test_git_ignores_what_is_built(path):
     assert subprocess.run(["git", "check-ignore", "-q", path], cwd=ROOT).returncode == 0
+
+
+def test_the_pretraining_steps_share_out_the_whole_budget():
+    from pretrain.__main__ import STEPS
+
+    assert sum(share for _, *shares in STEPS for share in shares) == pytest.approx(1)
