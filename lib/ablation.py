@@ -52,14 +52,14 @@ def pairs_right(scores: np.ndarray, labels: np.ndarray, prompts) -> tuple[np.nda
 def compared(scores: Mapping[str, np.ndarray], tested: HeldOut, baseline: str = "reward") -> pd.DataFrame:
     """A row a method: `value`, the share of pairs ordered right, and `gain`, that minus the baseline's, with bounds.
 
-    `scores` [seed, item] by method; a method of one seed (CLIP score) is compared with every seed of the baseline. Intervals
-    are 95 %, over prompts and seeds; those of gains resample both sides together.
+    `scores` [seed, item] by method; a method of one seed (CLIP score) is compared with every seed of
+    the other side. Intervals are 95 %, over prompts and seeds; those of gains resample both sides together.
     """
     rows, (base, prompts, pairs) = [], pairs_right(scores[baseline], tested.labels, tested.prompts)
     for method, s in scores.items():
         right, _, _ = pairs_right(s, tested.labels, tested.prompts)
         found = stats.cluster_bootstrap(right, prompts, weights=pairs)
-        gain = stats.paired_difference(np.broadcast_to(right, base.shape), base, prompts, weights=pairs)
+        gain = stats.paired_difference(*np.broadcast_arrays(right, base), prompts, weights=pairs)
         rows.append(dict(method=method, value=found.value, low=found.low, high=found.high,
                          gain=gain.value, gain_low=gain.low, gain_high=gain.high,
                          pairs=int(pairs.sum()), prompts=found.clusters, seeds=found.seeds))  # fmt: skip

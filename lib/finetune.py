@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from lib import checkpoint
 from lib.cache import Artifact, stage
 from lib.precision import autocast
 
@@ -112,10 +112,11 @@ def finetune(
     """
     unet, device = pipe.unet.train(), pipe.device
     optimiser = torch.optim.AdamW(unet.parameters(), lr=spec.learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2)
-    names = [n for n, _ in unet.named_parameters()]
     ema = {n: p.detach().clone() for n, p in unet.named_parameters()} if spec.average else {}
     partial = folder / "_partial" / "state.safetensors"
-    done = _resume(partial, unet, optimiser, ema, names) if partial.exists() else 0
+    done = int(checkpoint.resume(partial, unet, optimiser, ema).get("done", 0))
+    for kept in partial.parent.glob("unet-*.safetensors"):
+        (folder / kept.name).write_bytes(kept.read_bytes())
     steps = pipe.scheduler.config.num_train_timesteps
     for update in range(done, spec.updates):
         g = torch.Generator().manual_seed(1_000_003 * spec.seed + update)
@@ -154,37 +155,11 @@ def finetune(
                       folder / f"unet-{update + 1}.safetensors", {"format": "pt"})  # fmt: skip
         if (update + 1) % 50 == 0 and update + 1 < spec.updates:
             tell(f"update {update + 1} of {spec.updates}, loss {loss.item():.3f}")
-            _save(partial, unet, optimiser, ema, names, update + 1, folder)
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            for kept in folder.glob("unet-*.safetensors"):  # the stage sweeps its folder after a kill, but not this one
+                (partial.parent / kept.name).write_bytes(kept.read_bytes())
+            checkpoint.save(partial, unet, optimiser, ema, done=update + 1)
     unet.eval()
-
-
-def _save(path: Path, unet, optimiser, ema: dict, names: list[str], done: int, folder: Path) -> None:
-    tensors = {f"model.{n}": p.detach() for n, p in unet.named_parameters()} | {f"ema.{n}": v for n, v in ema.items()}
-    for i, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{names[i]}|{k}": v for k, v in state.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for kept in folder.glob("unet-*.safetensors"):  # the stage sweeps its folder after a kill, but not its checkpoints
-        (path.parent / kept.name).write_bytes(kept.read_bytes())
-    new = path.with_suffix(".new")
-    copies = {k: v.cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
-    save_file(copies, new, {"done": str(done)})
-    new.replace(path)
-
-
-def _resume(path: Path, unet, optimiser, ema: dict, names: list[str]) -> int:
-    tensors = load_file(path)
-    unet.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")}, strict=False)
-    ema.update({k[4:]: v for k, v in tensors.items() if k.startswith("ema.")})
-    states: dict[int, dict] = {}
-    for key, v in tensors.items():
-        if key.startswith("optimiser."):
-            name, k = key.removeprefix("optimiser.").split("|")
-            states.setdefault(names.index(name), {})[k] = v
-    optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
-    for kept in path.parent.glob("unet-*.safetensors"):
-        (path.parents[1] / kept.name).write_bytes(kept.read_bytes())
-    with safe_open(path, "pt") as file:
-        return int(file.metadata()["done"])
 
 
 def ceiling(reward: np.ndarray, good: np.ndarray) -> float:

@@ -1,5 +1,5 @@
 """The other prompts from which a reward must tell an image's own: Algorithm 2 of Lee et al. 2023, and a form without its
-give-away. The same draws as `prompts.perturbed`, many at a time.
+give-away.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """Prompts and captions: the paper's grammar, a parser that reads it back, the grid of prompts, and a web-like corpus.
 
-Lee et al. 2023, section 3.1, appendix B (forms, counts) and Algorithm 2 (perturbed prompts).
+Lee et al. 2023, section 3.1, appendix B (forms, counts). The prompts of Algorithm 2 are in `lib.perturbed`.
 """
 
 import re
@@ -101,17 +101,6 @@ def parse(prompt: str) -> Attributes:
     )
 
 
-def perturbed(prompt: str, count: int, rng: np.random.Generator) -> list[str]:
-    """`count` other prompts about seen objects that mean something else; Lee et al. 2023, Algorithm 2."""
-    own, out = parse(prompt), []
-    while len(out) < count:
-        n, colour = int(rng.integers(1, 7)), str(rng.choice(COLOURS))
-        other = Attributes(str(rng.choice(SEEN)), n, colour, str(rng.choice(BACKGROUNDS)))
-        if other != own:
-            out.append(write(other) + ".")
-    return out
-
-
 def _sample(rng: np.random.Generator, pool: list[Attributes], count: int) -> list[Attributes]:
     return [pool[i] for i in sorted(rng.permutation(len(pool))[:count])]
 
@@ -178,11 +167,11 @@ class CaptionNoise:
     """
 
     count_stated: float = 0.65
-    count_right: tuple[float, ...] = (0.92, 0.68, 0.48, 0.40, 0.20, 0.12)
+    count_right: tuple[float, ...] = (0.92, 0.70, 0.48, 0.36, 0.20, 0.12)
     colour_stated: float = 0.60
-    colour_right: float = 0.73
+    colour_right: float = 0.75
     background_stated: float = 0.70
-    background_right: float = 0.54
+    background_right: float = 0.47
     rare_style: float = 0.03
 
 
@@ -225,6 +214,13 @@ def web_pair(
     scene = Scene(shown + 1, colour, object, BACKGROUNDS[at], style)
     place_text = PLACES[BACKGROUNDS[place]] if place_stated else ""
     return _phrase(rng, said + 1 if count_stated else None, shown + 1, colour_word, object, place_text, style), scene
+
+
+def exact_caption(rng: np.random.Generator, scene: Scene, stated: float = 0.85) -> str:
+    """A caption in the web's phrasings that is right in what it says of a scene; each attribute is said so often."""
+    said = scene.count if rng.random() < stated else None
+    place = PLACES[scene.background] if rng.random() < stated else ""
+    return _phrase(rng, said, scene.count, scene.colour, scene.object, place, scene.style)
 
 
 def _phrase(rng, said: int | None, shown: int, colour: str | None, object: str, place: str, style: str) -> str:

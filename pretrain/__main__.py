@@ -14,7 +14,8 @@ from lib.models import write_sums
 STEPS = (
     ("pretrain.vae", 0.13, 0.12, 0.02),
     ("pretrain.clip", 0.09, 0.06),
-    ("pretrain.unet", 0.41),
+    ("pretrain.unet exact", 0.31),
+    ("pretrain.unet web --more", 0.10),
     ("pretrain.judges a", 0.05),
     ("pretrain.judges b", 0.08),
     ("pretrain.judges features", 0.02),

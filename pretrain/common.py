@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
+from lib import checkpoint
 from lib.paths import CACHE
 from lib.precision import DEVICE, FAST_BFLOAT16
 
@@ -72,6 +73,11 @@ class Muon(torch.optim.Optimizer):
                     p.addcdiv_(state["m"], denominator, value=-group["lr"] / (1 - 0.9**t))
 
 
+def checkpoint_of(name: str) -> Path:
+    """Where the training run of that name keeps its checkpoint."""
+    return CACHE / "pretrain" / name / "checkpoint.safetensors"
+
+
 def train(
     name: str,
     module: torch.nn.Module,
@@ -93,12 +99,12 @@ def train(
     almost twice as fast as one process of two.
     """
     rank, world = processes()
-    folder = CACHE / "pretrain" / name
-    folder.mkdir(parents=True, exist_ok=True)
+    path = checkpoint_of(name)
     optimiser = Muon(module, lr, adam_lr)
     module.train()
     ema = {k: v.detach().clone().float() for k, v in module.state_dict().items()}
-    done, spent = _resume(folder, module, optimiser, ema)
+    before = checkpoint.resume(path, module, optimiser, ema)
+    done, spent = int(before.get("step", 0)), before.get("seconds", 0.0)
     started = saved = time.monotonic()
     running = None
     while done < steps:
@@ -128,9 +134,9 @@ def train(
             print(f"{name} {done} loss {running:.4f} {rate:.2f}/s {progress:.0%} {log() if log else ''}", flush=True)
         if rank == 0 and time.monotonic() - saved > 60:
             saved = time.monotonic()
-            _save(folder, module, optimiser, ema, done, spent + saved - started)
+            checkpoint.save(path, module, optimiser, ema, step=done, seconds=spent + saved - started)
     if rank == 0:
-        _save(folder, module, optimiser, ema, done, spent + time.monotonic() - started)
+        checkpoint.save(path, module, optimiser, ema, step=done, seconds=spent + time.monotonic() - started)
     module.load_state_dict({k: v.to(module.state_dict()[k].dtype) for k, v in ema.items()})
     return module.eval()
 
@@ -165,44 +171,12 @@ def average_gradients(module: torch.nn.Module) -> None:
         g.copy_(part.view(g.shape) / world)
 
 
-def _save(folder: Path, module, optimiser, ema: dict, done: int, seconds: float) -> None:
-    tensors = {f"model.{k}": v for k, v in module.state_dict().items()} | {f"ema.{k}": v for k, v in ema.items()}
-    for i, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{i}.{k}": v for k, v in state.items()}
-    meta = {"step": str(done), "seconds": str(seconds)}
-    save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, folder / "new.safetensors", meta)
-    (folder / "new.safetensors").replace(folder / "checkpoint.safetensors")
-
-
-def _resume(folder: Path, module, optimiser, ema: dict) -> tuple[int, float]:
-    path = folder / "checkpoint.safetensors"
-    if not path.exists():
-        return 0, 0.0
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as f:
-        meta = f.metadata()
-    tensors = load_file(path, device=str(DEVICE))
-    module.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    ema.update({k[4:]: v for k, v in tensors.items() if k.startswith("ema.")})
-    states: dict[int, dict] = {}
-    for k, v in tensors.items():
-        if k.startswith("optimiser."):
-            _, i, name = k.split(".")
-            states.setdefault(int(i), {})[name] = v
-    optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
-    return int(meta["step"]), float(meta["seconds"])
-
-
 def spent(name: str) -> dict:
     """Updates, minutes and machine of a finished run, for its model card."""
-    from safetensors import safe_open
-
-    with safe_open(CACHE / "pretrain" / name / "checkpoint.safetensors", "pt") as f:
-        meta = f.metadata()
+    meta = checkpoint.numbers(checkpoint_of(name))
     where = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     return {
-        "updates": int(meta["step"]), "minutes": round(float(meta["seconds"]) / 60, 1),
+        "updates": int(meta["step"]), "minutes": round(meta["seconds"] / 60, 1),
         "machine": f"{where}, {platform.machine()}", "precision": "bfloat16" if FAST_BFLOAT16 else "float32",
     }  # fmt: skip
 

@@ -1,10 +1,11 @@
 """The generator: a latent U-Net conditioned on the frozen text encoder, trained on the web corpus.
 
-v-prediction on a cosine schedule. It draws well and obeys badly, because its captions are vague and often wrong.
+v-prediction on a cosine schedule. It learns to count and colour from exact captions, then what the web's captions mean,
+which are vague and often wrong: it can draw what a prompt asks for, and errs by its captions.
 """
 
+import argparse
 import json
-import sys
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from lib.paths import CACHE, MODELS
 from lib.precision import DEVICE, FAST_BFLOAT16, autocast
-from lib.prompts import web_pair
+from lib.prompts import exact_caption, web_pair
 from lib.world import render
 from pretrain.clip import tokens
 from pretrain.common import halve, processes, spent, train, write_card
@@ -29,10 +30,11 @@ BATCH = 64  # a process
 CORPUS = 60_000  # image-caption pairs, encoded once
 CHUNK = 2_000
 CAPTION_DROPOUT = 0.12  # the share trained without a caption, for classifier-free guidance
+RATES = {"exact": (0.015, 1.5e-3), "web": (0.008, 8e-4)}  # of Muon and AdamW, by the captions of a phase
 
 
-def corpus_chunk(index: int, vae: AutoencoderKL) -> tuple[torch.Tensor, list[str]]:
-    """Latents float16 [CHUNK, 16, 8, 8] and captions of one part of the corpus, kept under the cache."""
+def corpus_chunk(index: int, vae: AutoencoderKL) -> tuple[torch.Tensor, dict[str, list[str]]]:
+    """Latents float16 [CHUNK, 16, 8, 8] of one part of the corpus, kept under the cache, and its captions by phase."""
     rng = np.random.default_rng((11, index))
     pairs = [web_pair(rng) for _ in range(CHUNK)]
     path = CACHE / "pretrain" / "corpus" / f"{index:03d}.safetensors"
@@ -47,7 +49,9 @@ def corpus_chunk(index: int, vae: AutoencoderKL) -> tuple[torch.Tensor, list[str
         new = path.with_suffix(".partial")
         save_file({"latents": torch.cat(parts).contiguous()}, new)
         new.replace(path)
-    return load_file(path)["latents"], [c for c, _ in pairs]
+    rng = np.random.default_rng((12, index))
+    captions = {"web": [c for c, _ in pairs], "exact": [exact_caption(rng, s) for _, s in pairs]}
+    return load_file(path)["latents"], captions
 
 
 def schedule() -> dict:
@@ -66,12 +70,13 @@ def make_unet(channels: tuple[int, int] = (64, 128)) -> UNet2DConditionModel:
     ).to(DEVICE, memory_format=torch.channels_last)  # fmt: skip
 
 
-def main(minutes: float | None = None, more: bool = False) -> None:
-    """Encode the corpus, train, save the whole pipeline in diffusers' layout.
+def main(phase: str, minutes: float | None = None, more: bool = False) -> None:
+    """Encode the corpus, train on the captions of a phase, save the whole pipeline in diffusers' layout.
 
-    `more` goes on from the shipped U-Net rather than from random weights; its card then tells of both runs.
+    `more` goes on from the shipped U-Net rather than from random weights; its card then tells of all runs. Exact captions
+    are learnt on noise drawn in proportion to its level, where the number of objects is settled.
     """
-    name = "unet-more" if more else "unet"
+    name = f"unet-{phase}"
     torch.manual_seed(2)
     folder = MODELS / "mini-sd"
     vae = AutoencoderKL.from_pretrained(folder / "vae").to(DEVICE, memory_format=torch.channels_last).eval()
@@ -79,7 +84,7 @@ def main(minutes: float | None = None, more: bool = False) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     parts = [corpus_chunk(i, vae) for i in range(CORPUS // CHUNK)]
     latents = torch.cat([p[0] for p in parts])
-    captions = [c for p in parts for c in p[1]]
+    captions = [c for p in parts for c in p[1][phase]]
     ids = torch.cat([tokens(tokenizer, captions[i : i + 5000]) for i in range(0, CORPUS, 5000)])
     empty = tokens(tokenizer, [""])
     alphas = DDIMScheduler(**schedule()).alphas_cumprod.to(DEVICE)
@@ -94,7 +99,8 @@ def main(minutes: float | None = None, more: bool = False) -> None:
         order = torch.randperm(CORPUS, generator=torch.Generator().manual_seed(1_000_000 + epoch))
         pick = order[part : part + BATCH]
         x = latents[pick].float().to(DEVICE)
-        t = ((torch.arange(BATCH) + torch.rand(BATCH, generator=g)) * 1000 / BATCH).long()
+        level = (torch.arange(BATCH) + torch.rand(BATCH, generator=g)) / BATCH
+        t = (1000 * (level.sqrt() if phase == "exact" else level)).long().clamp(max=999)
         t = t[torch.randperm(BATCH, generator=g)].to(DEVICE)
         noise = torch.randn(x.shape, generator=g).to(DEVICE)
         dropped = (torch.rand(BATCH, generator=g) < CAPTION_DROPOUT).to(DEVICE)
@@ -107,12 +113,14 @@ def main(minutes: float | None = None, more: bool = False) -> None:
             out = unet(noisy, t, encoder_hidden_states=states.to(torch.bfloat16 if FAST_BFLOAT16 else torch.float32))
         return (out.sample.float() - (a * noise - s * x)).square().mean()
 
-    lr, adam_lr = (0.008, 8e-4) if more else (0.02, 2e-3)
+    lr, adam_lr = RATES[phase]
     train(name, unet, loss, 60_000, minutes=minutes, lr=lr, adam_lr=adam_lr)
-    save(unet, vae, encoder, tokenizer, spent(name), json.loads((folder / "unet/card.json").read_text()) if more else None)
+    before = json.loads((folder / "unet/card.json").read_text())["runs, one after the other"] if more else []
+    run = {"captions": phase, "pairs an update": BATCH * processes()[1], "learning rate": lr, **spent(name)}
+    save(unet, vae, encoder, tokenizer, [*before, run])
 
 
-def save(unet, vae, encoder, tokenizer, run: dict, before: dict | None = None) -> None:
+def save(unet, vae, encoder, tokenizer, runs: list[dict]) -> None:
     """Write mini-sd: every part in diffusers' layout, the U-Net in float16, with its card."""
     if processes()[0]:
         return
@@ -127,11 +135,15 @@ def save(unet, vae, encoder, tokenizer, run: dict, before: dict | None = None) -
     halve(folder / "unet" / "diffusion_pytorch_model.safetensors")
     write_card(folder / "unet", {
         "model": "UNet2DConditionModel on 8 x 8 x 16 latents, v-prediction, cosine schedule",
-        "data": f"{CORPUS} pairs of the web corpus (lib/prompts.py, CaptionNoise defaults)", "batch": BATCH,
-        "caption dropout": CAPTION_DROPOUT, "seed": 2,
-        **run, **({"before": before} if before else {}),
+        "data": f"{CORPUS} pairs of the web corpus (lib/prompts.py, CaptionNoise defaults), and exact captions of its scenes",
+        "caption dropout": CAPTION_DROPOUT, "seed": 2, "runs, one after the other": runs,
     })  # fmt: skip
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]) if len(sys.argv) > 1 else None, "more" in sys.argv)
+    parser = argparse.ArgumentParser(prog="python -m pretrain.unet", description=__doc__.split("\n")[0])
+    parser.add_argument("phase", choices=RATES)
+    parser.add_argument("minutes", type=float, nargs="?")
+    parser.add_argument("--more", action="store_true", help="go on from the shipped U-Net")
+    given = parser.parse_intermixed_args()
+    main(given.phase, given.minutes, given.more)

@@ -10,7 +10,7 @@ import torch
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 
-from lib import cache, finetune
+from lib import cache, checkpoint, finetune
 from lib.finetune import FinetuneSpec, Pairs, denoising_loss
 
 SPEC = FinetuneSpec(updates=2, batch=(4, 3), beta=0.5, warmup=1)
@@ -148,10 +148,10 @@ def test_the_moving_average_lies_between_the_first_weights_and_the_last(make_pip
 
 def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(make_pipe, tmp_path, monkeypatch):
     spec = FinetuneSpec(updates=53, keep=(40,), batch=(2, 1), average=0.9)
-    save, pipes = finetune._save, []
+    save, pipes = checkpoint.save, []
 
-    def killed(*args):
-        save(*args)
+    def killed(*args, **numbers):
+        save(*args, **numbers)
         raise KeyboardInterrupt
 
     def load():
@@ -165,7 +165,7 @@ def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(make_pipe, tmp_pat
     whole = stage()
     monkeypatch.setattr(cache, "CACHE", tmp_path / "killed")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(finetune, "_save", killed)
+        patch.setattr(checkpoint, "save", killed)
         stage()
     draws, draw = [], finetune._draw
     monkeypatch.setattr(finetune, "_draw", lambda *args: draws.append(1) or draw(*args))
