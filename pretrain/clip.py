@@ -153,7 +153,7 @@ def probes(clip: CLIP, encoder: CLIPTextModel, tokenizer: CLIPTokenizer, count: 
 
 
 def train_image_tower(clip: CLIP, teacher: CLIP, tokenizer: CLIPTokenizer, encoder: CLIPTextModel, minutes) -> CLIP:
-    """Fit the image tower and both projections of `clip` to the frozen text transformer of `teacher`, which it takes over."""
+    """Fit image tower and projections of `clip` to the frozen text transformer of `teacher`, which it takes over."""
     clip.load_state_dict({k: v for k, v in teacher.state_dict().items() if not k.startswith("visual.")}, strict=False)
     for name, p in clip.named_parameters():
         p.requires_grad_(name.startswith("visual.") or name in ("text_projection", "logit_scale"))
@@ -215,7 +215,7 @@ def main(minutes: float | None = None, image_minutes: float | None = None) -> No
     tokenizer.save_pretrained(folder)
     card = {
         "model": "open_clip CLIP: ResNet of four stages, width 24, 64 px; text 4 x 128, 16 tokens; embeddings of 128",
-        "data": "web corpus (lib/prompts.py web_pair), noisy captions; beside the ViT every other batch of four objects only",
+        "data": "web corpus (lib/prompts.py web_pair), noisy captions; every other batch of the ViT of four objects",
         "batch": BATCH, "seed": 1, "text tower, beside a ViT": spent("clip"), "image tower": spent("clip-image"),
         "linear probes, held-out accuracy": probes(clip, encoder.to(DEVICE), tokenizer),
     }  # fmt: skip

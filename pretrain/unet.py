@@ -135,7 +135,7 @@ def save(unet, vae, encoder, tokenizer, runs: list[dict]) -> None:
     halve(folder / "unet" / "diffusion_pytorch_model.safetensors")
     write_card(folder / "unet", {
         "model": "UNet2DConditionModel on 8 x 8 x 16 latents, v-prediction, cosine schedule",
-        "data": f"{CORPUS} pairs of the web corpus (lib/prompts.py, CaptionNoise defaults), and exact captions of its scenes",
+        "data": f"{CORPUS} pairs of the web corpus (lib/prompts.py, CaptionNoise defaults), and exact captions",
         "caption dropout": CAPTION_DROPOUT, "seed": 2, "runs, one after the other": runs,
     })  # fmt: skip
 
