@@ -29,6 +29,7 @@ class RewardSpec:
     perturbed_form: str = "printed"  # one of `perturbed.FORMS`
     auxiliary_on: str = "good"  # items that have the auxiliary loss: good (the text) or all (Algorithm 1 as printed)
     normalise: bool = True  # embeddings to unit length
+    product: bool = False  # the network also sees the product of the embeddings, entry by entry (not in the paper)
     width: int = 1024
     labels: float = 1.0  # share of each prompt's labels that is used
     prompts: float = 1.0  # share of the prompts that is used, with all their labels
@@ -44,19 +45,26 @@ class RewardSpec:
 
 
 class Reward(nn.Module):
-    """r(x, z) in [0, 1]: two hidden layers of `width` with ReLU on image and prompt embeddings, then a sigmoid."""
+    """r(x, z) in [0, 1]: two hidden layers of `width` with ReLU on image and prompt embeddings, then a sigmoid.
 
-    def __init__(self, dimension: int = 128, width: int = 1024):
+    With `product` also on their product, entry by entry: a match of the two is then a sum and need not be learnt.
+    """
+
+    def __init__(self, dimension: int = 128, width: int = 1024, product: bool = False):
         super().__init__()
-        self.first, self.second, self.last = nn.Linear(2 * dimension, width), nn.Linear(width, width), nn.Linear(width, 1)
+        self.first = nn.Linear((3 if product else 2) * dimension, width)
+        self.second, self.last = nn.Linear(width, width), nn.Linear(width, 1)
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
         """[..., dimension] twice to [...]; an image [pair, 1, dimension] meets all of its prompts [pair, prompt, dimension].
 
-        The first layer takes the two embeddings end to end; their products are made apart and added, each once.
+        The first layer takes the embeddings end to end; what it makes of each is computed once and added.
         """
-        of_image, of_text = self.first.weight.tensor_split(2, 1)
-        hidden = (F.linear(image, of_image, self.first.bias) + F.linear(text, of_text)).relu_()
+        of_image, of_text, *of_product = self.first.weight.split(image.shape[-1], 1)
+        hidden = F.linear(image, of_image, self.first.bias) + F.linear(text, of_text)
+        if of_product:
+            hidden = hidden + F.linear(image * text, of_product[0])
+        hidden = hidden.relu_()
         return torch.sigmoid(self.last(self.second(hidden).relu_())).squeeze(-1)
 
 
@@ -159,7 +167,7 @@ def train_reward(
     x, z, bank = (_scaled(a, spec) for a in (image, text, pool))
     y = torch.from_numpy(labels).float()
     has_auxiliary = (y == 1) | (spec.auxiliary_on == "all")
-    network = Reward(image.shape[1], spec.width)
+    network = Reward(image.shape[1], spec.width, spec.product)
     steps = spec.epochs * -(-len(y) // spec.batch)
     optimiser = torch.optim.AdamW(network.parameters(), spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -248,7 +256,7 @@ def trained(
         network = train_reward(image[rows], text[rows], chosen[rows], others, pool, run)
         save_file(network.state_dict(), folder / "reward.safetensors")
 
-    network = Reward(image.shape[1], spec.width)
+    network = Reward(image.shape[1], spec.width, spec.product)
     found = stage("reward", asdict(spec), inputs, make)
     network.load_state_dict(load_file(found.path / "reward.safetensors"))
     return network.eval()

@@ -125,6 +125,26 @@ def test_the_network_is_two_hidden_layers_on_both_embeddings_end_to_end():
     assert [(m.in_features, m.out_features) for m in layers[:5:2]] == [(32, 32), (32, 32), (32, 1)]
 
 
+def test_with_the_product_the_network_also_sees_the_embeddings_times_each_other():
+    torch.manual_seed(0)
+    network, image, text = reward.Reward(16, 32, product=True), torch.randn(7, 16), torch.randn(7, 5, 16)
+    layers = (network.first, torch.nn.ReLU(), network.second, torch.nn.ReLU(), network.last, torch.nn.Sigmoid())
+    images = image[:, None].expand(7, 5, 16)
+    ends = torch.cat([images, text, images * text], -1)
+    torch.testing.assert_close(network(image[:, None], text), torch.nn.Sequential(*layers)(ends)[..., 0])
+
+
+def test_the_product_carries_a_match_over_to_prompts_never_seen():
+    rng, right = np.random.default_rng(3), {}
+    image, text = rng.standard_normal((2, 1200, 16)).astype(np.float32)
+    labels = ((image * text).sum(1) > 0).astype(float)
+    for product in (False, True):
+        spec = replace(SPEC, epochs=20, auxiliary_weight=0.0, product=product)
+        network = reward.train_reward(image[:800], text[:800], labels[:800], np.zeros((800, 0), int), text[:1], spec)
+        right[product] = ((reward.score(network, image[800:], text[800:], spec) > 0.5) == labels[800:]).mean()
+    assert right[True] > 0.8 > right[False]
+
+
 # ---- learning -----------------------------------------------------------------------------------------------------
 
 
