@@ -32,10 +32,10 @@ class TasteSpec:
     """What simulated users like. Weights are in units of choice for one spread of the trait within the base's prompts."""
 
     match: float = 1.0
-    realism: float = 0.6
-    size: float = 0.5
+    realism: float = 0.4
+    size: float = 0.6
     placement: float = 0.4
-    vividness: float = 0.5
+    vividness: float = 0.6
     spread: float = 0.3  # of each user's weight around each of these
     noise: float = 1.0  # scale of the Gumbel noise in a choice; see `calibrated`
     last: float = (PAPER_LAST - 1 / MOST) / (1 - 1 / MOST)  # the chance of taking the last image unseen: 0.0813

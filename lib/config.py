@@ -52,9 +52,9 @@ SIZES = {
         prompts=(108, 58, 80, 354), images=(12, 12, 6, 8), unlabelled=3_000, unseen_prompts=(30, 20, 15, 15),
         unseen_images=12, evaluation_stride=1, evaluation_images=8, candidates=16, references=2_000,
         selection_images=4, fidelity_captions=1_000, reward_seeds=5, reward_epochs=6, finetune_seeds=1, updates=240,
-        batch=(64, 32), pretraining=6_000, judged=2_000, held_out=10, choice_prompts=(1_000, 500), choosers=4, users=400,
-        second_prompts=400, preference_seeds=5, preference_epochs=6, adaptation_updates=200, adapted_images=4,
-        adapted_captions=500,
+        batch=(64, 32), pretraining=6_000, judged=2_000, held_out=10, choice_prompts=(900, 400), choosers=6, users=400,
+        second_prompts=300, preference_seeds=5, preference_epochs=3, adaptation_updates=150, adapted_images=3,
+        adapted_captions=400,
     ),
     "full": Size(
         prompts=(108, 58, 80, 2_528), images=(60, 60, 30, 6), unlabelled=16_000, unseen_prompts=(30, 20, 40, 60),

@@ -36,7 +36,7 @@ class PreferenceSpec:
     coin: bool = False  # a control: choices made by coin
     epochs: int | None = None  # None: those of the study's size
     batch: int = 16  # prompts
-    learning_rate: float = 2e-4
+    learning_rate: float = 1e-3
     weight_decay: float = 3.1e-3
     seed: int = 0
 

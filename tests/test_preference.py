@@ -12,7 +12,7 @@ from lib import models, preference
 from lib.paths import MODELS
 from lib.preference import PreferenceSpec, choice_loss, hits, last_layers
 
-SPEC = PreferenceSpec(epochs=6, batch=8, learning_rate=1e-3)
+SPEC = PreferenceSpec(scale=15.0, epochs=10, batch=8, learning_rate=3e-3)
 
 
 @pytest.fixture(scope="module")
