@@ -23,6 +23,7 @@ PREFIX = "Weird image. "
 PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]  # of all attention in the U-Net
 AT_LEAST = 4  # images a group
 USERS = 20  # of the user study
+EVERY = 100  # updates between checkpoints
 
 # Table 4: the base, and adapted with the negative prompt; the user study's shares of prompts won and lost.
 PAPER_TABLE = {
@@ -136,7 +137,7 @@ def adapt(pipe: StableDiffusionPipeline, streams: Sequence[Pairs], spec: Adaptat
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, spec.clip)
         optimiser.step()
-        if (update + 1) % 100 == 0 and update + 1 < spec.updates:
+        if (update + 1) % EVERY == 0 and update + 1 < spec.updates:
             checkpoint.save(partial, unet, optimiser, {}, done=update + 1)
     weights = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet.eval()))
     StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=weights, safe_serialization=True)

@@ -4,17 +4,17 @@ Wu et al. 2023, section 3. Users see how well an image fits its prompt through j
 of votes on fidelity; size, placement and vividness they see in the pixels. Nothing of this is used by any audit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from lib.cache import atomic_write
+from lib.cache import Artifact, atomic_write, load_arrays, save_arrays, stage
 from lib.judges import attribute_chances
 from lib.metrics import colourfulness
-from lib.sampling import seed_of
+from lib.sampling import load_images, seed_of
 from lib.votes import spread_within
 
 TRAITS = ("match", "realism", "size", "placement", "vividness")
@@ -75,6 +75,20 @@ def traits(
     p = np.array([np.prod(list(c.values())) for c in attribute_chances(seen, prompts)]).clip(1e-6, 1 - 1e-6)
     match = np.log(p / (1 - p)).clip(-CERTAINTY, CERTAINTY)
     return np.stack([match, realism, *size_and_placement(pixels), colourfulness(pixels)], 1)
+
+
+def looked_at(
+    images: Artifact, seen: Callable[[], dict[str, np.ndarray]], realism: Callable[[np.ndarray], np.ndarray],
+    inputs: Mapping[str, Artifact | str],
+) -> np.ndarray:
+    """The stage of the traits of a set of images, float [image, trait]; `inputs` are the digests of what users see with."""
+
+    def make(folder: Path) -> None:
+        shown = load_images(images)
+        found = traits(seen(), shown.prompts, realism(shown.pixels), shown.pixels)
+        save_arrays(folder / "traits.safetensors", {"traits": found})
+
+    return load_arrays(stage("traits", {}, {"images": images, **inputs}, make).path / "traits.safetensors")["traits"]
 
 
 def trait_units(values: np.ndarray, prompts: Sequence[str]) -> np.ndarray:

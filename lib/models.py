@@ -71,7 +71,7 @@ def load_lora(folder: Path) -> StableDiffusionPipeline:
     """The shipped generator with a folder's LoRA (`pytorch_lora_weights.safetensors`) folded into its weights."""
     pipe = load_generator("mini")
     pipe.load_lora_weights(folder)
-    pipe.fuse_lora()
+    pipe.fuse_lora(components=["unet"])
     return pipe
 
 

@@ -64,8 +64,9 @@ class PreferenceStages:
         )  # fmt: skip
 
     def _traits(self, images: Artifact) -> np.ndarray:
-        shown = sampling.load_images(images)
-        return choices.traits(self.looks(images, "a"), shown.prompts, self.realism(shown.pixels), shown.pixels)
+        eyes = {"judge": models.verify("judge-a"), "features": models.verify("features-votes")}
+        unit = {"base": self.evaluation_images(), "references": str(self.size.references)}  # of realism
+        return choices.looked_at(images, lambda: self.looks(images, "a"), self.realism, eyes | unit)
 
     @cached_property
     def trait_units(self) -> np.ndarray:

@@ -8,6 +8,7 @@ import pytest
 
 from lib import choices
 from lib.choices import PAPER_LAST, TRAITS, TasteSpec, chances, choose, expected_guess
+from lib.judges import HEADS
 from lib.world import BACKGROUNDS, Scene, render
 
 RNG = np.random.default_rng(0)
@@ -48,7 +49,7 @@ def test_placement_is_highest_in_the_middle_and_lowest_in_a_corner():
 
 def test_traits_are_in_order_and_match_is_a_capped_logit_of_all_that_the_prompt_names():
     images = scenes(32)[:2]
-    seen = {h: np.zeros((2, n)) for h, n in choices_heads().items()}
+    seen = {h: np.zeros((2, n)) for h, n in HEADS.items()}
     seen["object"][:, 0] = [0.5, 1.0]
     seen["count"][:, 1] = [0.5, 1.0]
     found = choices.traits(seen, ["One dog"] * 2, np.array([-3.0, -4.0]), images)
@@ -57,12 +58,6 @@ def test_traits_are_in_order_and_match_is_a_capped_logit_of_all_that_the_prompt_
     assert np.array_equal(found[:, 2:4], np.stack(choices.size_and_placement(images), 1))
     grey = np.repeat(images[..., :1], 3, 3)
     assert choices.traits(seen, ["One dog"] * 2, np.zeros(2), grey)[:, 4] == pytest.approx([0, 0])
-
-
-def choices_heads():
-    from lib.judges import HEADS
-
-    return HEADS
 
 
 def test_a_trait_counts_by_its_spread_within_prompts_not_between_them():

@@ -11,6 +11,7 @@ import torch
 from lib import models, preference
 from lib.paths import MODELS
 from lib.preference import PreferenceSpec, choice_loss, hits, last_layers
+from lib.reward import embed_images, embed_texts
 
 SPEC = PreferenceSpec(scale=15.0, epochs=10, batch=8, learning_rate=3e-3)
 
@@ -38,8 +39,6 @@ def train(clip, bright, spec=SPEC, rows=slice(None)):
 
 
 def scores(network, clip, bright):
-    from lib.reward import embed_images, embed_texts
-
     pixels, prompts, *_ = bright
     return preference.hps(embed_images(network, clip[1], pixels), embed_texts(network, clip[2], prompts))
 
@@ -107,16 +106,10 @@ def test_the_last_layers_alone_move_and_the_given_clip_stays(clip, bright):
 
 def test_it_learns_what_is_chosen_on_groups_that_it_did_not_see(clip, bright):
     *_, rows, chosen = bright
-    before = hits(preference.hps(*untuned(clip, bright)), rows[40:], chosen[40:]).mean()
+    before = hits(scores(clip[0], clip, bright), rows[40:], chosen[40:]).mean()
     found = train(clip, bright, rows=slice(0, 40))
     right = hits(scores(found, clip, bright), rows[40:], chosen[40:]).mean()
     assert right > 0.8 and right > before + 0.2
-
-
-def untuned(clip, bright):
-    from lib.reward import embed_images, embed_texts
-
-    return embed_images(clip[0], clip[1], bright[0]), embed_texts(clip[0], clip[2], bright[1])
 
 
 def test_a_run_repeats_with_its_seed_and_differs_with_another(clip, bright):
