@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+import torch
 
 from lib import adaptation, choices, models, preference, prompts, reward, sampling
 from lib.adaptation import AdaptationSpec
@@ -121,7 +122,12 @@ class PreferenceStages:
     def hps(self, images: Artifact, spec: PreferenceSpec = PreferenceSpec()) -> np.ndarray:
         """Human Preference Score of images for their prompts, in [-100, 100]: float [image]."""
         found = self.tuned_clip(spec)
-        return preference.hps(*reward.embedded(images, lambda: models.load_clip(f"local-dir:{found.path}"), found.digest))
+
+        def load():
+            clip, preprocess, tokenizer = models.load_clip(f"local-dir:{found.path}")
+            return clip.to(memory_format=torch.channels_last), preprocess, tokenizer  # three times as fast
+
+        return preference.hps(*reward.embedded(images, load, found.digest))
 
     def hps_seeds(self, images: Artifact, spec: PreferenceSpec = PreferenceSpec()) -> np.ndarray:
         """The same by classifiers of `size.preference_seeds` seeds: float [seed, image]."""
