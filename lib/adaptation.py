@@ -193,7 +193,7 @@ def votes(
 
     `a`, `b` traits in their units, float [pair, trait]; `digests` of both images. The images lie side by side in an order
     drawn for each user, so that taking one unseen is a coin's toss. A vote depends on the user and the two images alone:
-    swapping the sides swaps the votes.
+    swapping the sides swaps the votes. Every other user votes for the first of two images that are the same.
     """
     gap = choices.weights(users, taste) @ (a - b).T / taste.noise
     chance = (1 - taste.last) / (1 + np.exp(-gap)) + taste.last / 2
@@ -201,7 +201,7 @@ def votes(
     for i, name in enumerate(users):
         for j, (x, y) in enumerate(digests):
             drawn = np.random.default_rng(seed_of("study", name, *sorted((x, y)))).random()
-            out[i, j] = drawn < chance[i, j] if x <= y else drawn >= 1 - chance[i, j]
+            out[i, j] = i % 2 == 0 if x == y else drawn < chance[i, j] if x < y else drawn >= 1 - chance[i, j]
     return out
 
 

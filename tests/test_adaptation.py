@@ -220,6 +220,12 @@ def test_equal_images_halve_the_votes_and_better_ones_win_as_often_as_users_like
     assert adaptation.votes(*sides(-0.8), VOTERS, taste).mean() == pytest.approx(1 - expected, abs=0.02)
 
 
+def test_images_that_are_the_same_pixel_for_pixel_share_the_votes():
+    a, b, digests = sides(0.0, 30)
+    found = adaptation.votes(a, a, [(x, x) for x, _ in digests], VOTERS, TasteSpec())
+    assert (found.sum(0) == 10).all() and not adaptation.majorities(found).any()
+
+
 def test_a_pair_is_won_by_more_than_ten_of_twenty():
     found = np.zeros((20, 3), bool)
     found[:11, 0] = found[:10, 1] = found[:9, 2] = True
