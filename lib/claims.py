@@ -1,4 +1,4 @@
-"""The paper's claims, each held against this study's numbers by a rule of `data/claims.toml` that was fixed before them.
+"""The papers' claims, each held against this study's numbers by a rule of `data/claims.toml` that was fixed before them.
 
 A claim's parts read rows that notebooks stored with `report.write`; what is not there yet is a reason, not an error.
 """
@@ -18,7 +18,7 @@ KEYS = (
     "paper", "where", "claim", "rule", "paper_value", "value", "low", "high", "n", "seeds", "verdict", "notebook", "figure",
 )  # fmt: skip
 VERDICTS = ("reproduced", "not reproduced", "cannot be tested here")
-CLAIM = {"name", "at", "claim", "paper_value", "unit", "notebook", "figure", "parts", "reason"}
+CLAIM = {"paper", "name", "at", "claim", "paper_value", "unit", "notebook", "figure", "parts", "reason"}
 PART = {"of", "row", "value", "bounds", "less", "relative"}
 TESTS = ("above", "below", "at_least", "at_most", "near")
 UNITS = ("%", "points", "%change", "images")
@@ -46,7 +46,7 @@ class Found:
 
 
 def load(path: Path = TABLE) -> tuple[str, list[dict]]:
-    """The paper and its claims; raises ValueError on one that is not whole."""
+    """The first paper and all claims (one of another paper names it); raises ValueError on one that is not whole."""
     table = tomllib.loads(report.noted(path).read_text("utf-8"))
     for claim in table["claim"]:
         checked(claim)
@@ -220,7 +220,7 @@ def judge_all(size: str) -> tuple[list[dict], list[dict]]:
         value, low, high = (first.value, first.low, first.high) if tested else (None, None, None)
         rule = rule_of(claim) if parts else "none: " + reason
         rows.append(dict(zip(KEYS, (
-            paper, claim["at"], claim["claim"], rule, claim.get("paper_value"), value, low, high,
+            claim.get("paper", paper), claim["at"], claim["claim"], rule, claim.get("paper_value"), value, low, high,
             first.n if sampled else None, first.seeds if sampled else None, verdict, claim["notebook"], claim["figure"],
         ), strict=True)))  # fmt: skip
         more.append(dict(name=claim["name"], unit=claim.get("unit", ""), reason=reason, parts=[p.state for p in parts]))

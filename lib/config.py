@@ -29,6 +29,15 @@ class Size:
     pretraining: int  # web pairs of the pre-training loss
     judged: int  # held-out renders on which judges are tested
     held_out: int  # one labelled prompt in so many tests rewards
+    choice_prompts: tuple[int, int]  # prompts on which users choose: training, test
+    choosers: int  # users who choose on each
+    users: int  # to draw them from
+    second_prompts: int  # prompts of which the second generator draws two images
+    preference_seeds: int
+    preference_epochs: int
+    adaptation_updates: int
+    adapted_images: int  # images an evaluation prompt and adapted model
+    adapted_captions: int  # held-out web captions for an adapted model's Fréchet distance
 
 
 SIZES = {
@@ -36,19 +45,24 @@ SIZES = {
         prompts=(8, 6, 6, 12), images=(4, 4, 4, 4), unlabelled=32, unseen_prompts=(6, 4, 4, 4), unseen_images=4,
         evaluation_stride=8, evaluation_images=2, candidates=8, references=300, selection_images=1,
         fidelity_captions=80, reward_seeds=1, reward_epochs=8, finetune_seeds=1, updates=6, batch=(16, 8), pretraining=64,
-        judged=200, held_out=2,
+        judged=200, held_out=2, choice_prompts=(40, 24), choosers=2, users=12, second_prompts=12, preference_seeds=2,
+        preference_epochs=2, adaptation_updates=6, adapted_images=2, adapted_captions=80,
     ),
     "laptop": Size(
         prompts=(108, 58, 80, 354), images=(12, 12, 6, 8), unlabelled=3_000, unseen_prompts=(30, 20, 15, 15),
         unseen_images=12, evaluation_stride=1, evaluation_images=8, candidates=16, references=2_000,
         selection_images=4, fidelity_captions=1_000, reward_seeds=5, reward_epochs=20, finetune_seeds=1, updates=240,
-        batch=(64, 32), pretraining=6_000, judged=2_000, held_out=10,
+        batch=(64, 32), pretraining=6_000, judged=2_000, held_out=10, choice_prompts=(900, 400), choosers=6, users=400,
+        second_prompts=300, preference_seeds=5, preference_epochs=3, adaptation_updates=150, adapted_images=3,
+        adapted_captions=400,
     ),
     "full": Size(
         prompts=(108, 58, 80, 2_528), images=(60, 60, 30, 6), unlabelled=16_000, unseen_prompts=(30, 20, 40, 60),
         unseen_images=24, evaluation_stride=1, evaluation_images=16, candidates=16, references=10_000,
         selection_images=8, fidelity_captions=5_000, reward_seeds=5, reward_epochs=20, finetune_seeds=5, updates=10_000,
-        batch=(256, 256), pretraining=100_000, judged=10_000, held_out=10,
+        batch=(256, 256), pretraining=100_000, judged=10_000, held_out=10, choice_prompts=(3_500, 1_200), choosers=6,
+        users=2_659, second_prompts=1_000, preference_seeds=5, preference_epochs=6, adaptation_updates=10_000,
+        adapted_images=8, adapted_captions=5_000,
     ),
 }  # fmt: skip
 

@@ -25,6 +25,14 @@ MARKERS = dict(zip(COLOURS, "osD^vPosD^vX", strict=True))
 COLOURS |= {"random": "#b3b3b3", "oracle (judge-b)": "#1b1b1b", "judge-b": "#1b1b1b", "panel": "#b5446e",
             "reward, other seeds": "#8fb7d3"}  # fmt: skip
 MARKERS |= {"random": "v", "oracle (judge-b)": "P", "judge-b": "P", "panel": "s", "reward, other seeds": "D"}
+# Preference: what foretells choices.
+COLOURS |= {"chance": "#b3b3b3", "aesthetic predictor": "#4c7aa8", "people's guess": "#7a1f5c", "people": "#7a1f5c",
+            "HPS": "#e07b39", "ceiling": "#1b1b1b", "reward-weighted (Lee)": "#e07b39", "adapted": "#8fb7d3",
+            "adapted, negative prompt": "#2f6f9f", "base, negative prompt": "#777777",
+            "regularisation only, negative prompt": "#b5446e"}  # fmt: skip
+MARKERS |= {"chance": "v", "aesthetic predictor": "^", "people's guess": "s", "people": "s", "HPS": "D", "ceiling": "P",
+            "reward-weighted (Lee)": "v", "adapted": "s", "adapted, negative prompt": "D", "base, negative prompt": "P",
+            "regularisation only, negative prompt": "^"}  # fmt: skip
 
 
 def style() -> None:

@@ -83,6 +83,15 @@ def distance_with_interval(real: np.ndarray, fake: np.ndarray, draws: int = 20, 
     return Distance(value, max(0.0, value - spread), value + spread, len(real))
 
 
+def inception_score(chances: np.ndarray) -> float:
+    """exp of the mean divergence of each image's class chances [image, class] from their mean; 1 to the number of classes.
+
+    Salimans et al. 2016, on whatever classifier gave the chances; in one piece, as images are few.
+    """
+    p = np.asarray(chances, float) + 1e-12
+    return float(np.exp((p * (np.log(p) - np.log(p.mean(0)))).sum(1).mean()))
+
+
 def diversity(x: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Mean Euclidean distance of features [image, feature] between two images of a group (prompt): float [group]."""
     out = []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import open_clip
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 
 from lib.cache import digest_of, file_digest
@@ -65,6 +65,23 @@ def load_generator(source: str | Path = "mini", unet: Path | None = None) -> Sta
     pipe.vae.to(memory_format=torch.channels_last)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(DEVICE)
+
+
+def load_lora(folder: Path) -> StableDiffusionPipeline:
+    """The shipped generator with a folder's LoRA (`pytorch_lora_weights.safetensors`) folded into its weights."""
+    pipe = load_generator("mini")
+    pipe.load_lora_weights(folder)
+    pipe.fuse_lora(components=["unet"])
+    return pipe
+
+
+def load_second() -> StableDiffusionPipeline:
+    """The second generator: a U-Net of other training, with the shipped generator's other parts."""
+    verify("mini-second")
+    pipe = load_generator("mini")
+    unet = UNet2DConditionModel.from_pretrained(MODELS / "mini-second", use_safetensors=True, dtype=torch.float32)
+    pipe.unet = unet.eval().to(DEVICE, memory_format=torch.channels_last)
+    return pipe
 
 
 @lru_cache(1)

@@ -15,6 +15,7 @@ import torch
 from lib import ahead, finetune, judges, metrics, models, panel, prompts, reward, sampling, votes, world
 from lib.cache import Artifact, digest_of
 from lib.config import GUIDANCE_SCALE, SAMPLING_STEPS, size_named
+from lib.preference_stages import PreferenceStages
 
 # The arms of Table 3 and two controls; then other weightings of the reward in the full method, one of them a control.
 ARMS = {
@@ -31,7 +32,7 @@ OTHER_WEIGHTINGS = {
 FULL_METHOD = "+ pre-training loss"
 
 
-class Study:
+class Study(PreferenceStages):
     """One size of the study on the mini models."""
 
     def __init__(self, size: str):

@@ -15,6 +15,7 @@ STEPS = (
     ("pretrain.vae", 0.13, 0.12, 0.02),
     ("pretrain.clip", 0.09, 0.06),
     ("pretrain.unet exact", 0.31),
+    ("pretrain.second",),
     ("pretrain.unet web --more", 0.10),
     ("pretrain.judges a", 0.05),
     ("pretrain.judges b", 0.08),

@@ -61,6 +61,13 @@ def test_the_table_has_the_papers_claims_each_with_a_rule_or_a_reason():
         assert place in told
 
 
+def test_wu_et_al_have_claims_of_their_own_from_each_of_their_tables():
+    theirs = [c for c in TABLE if c.get("paper") == "Wu et al. 2023"]
+    assert len(theirs) >= 8 and {c["notebook"][:2] for c in theirs} == {"08", "09"}
+    assert {"Wu et al., Table 2", "Wu et al., Table 3", "Wu et al., Table 4"} <= {c["at"] for c in theirs}
+    assert {r["paper"] for r in claims.judge_all("laptop")[0]} == {PAPER, "Wu et al. 2023"}
+
+
 def test_every_claim_names_a_notebook_with_a_number_and_a_figure():
     for claim in TABLE:
         assert claim["notebook"][:2].isdigit() and claim["figure"].isidentifier(), claim["name"]

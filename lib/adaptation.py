@@ -1,0 +1,212 @@
+"""Adapting the generator to preferences: a LoRA taught with the best and the worst of a prompt's images by their score.
+
+Wu et al. 2023, section 5. The worst images keep their prompt behind a prefix, which is the negative prompt at inference.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig, get_peft_model_state_dict
+
+from lib import checkpoint, choices
+from lib.cache import Artifact, save_arrays, stage
+from lib.finetune import Pairs, denoising_loss
+from lib.sampling import encode, encode_texts, image_digest, sample, sampled, seed_of
+
+PREFIX = "Weird image. "
+PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]  # of all attention in the U-Net
+AT_LEAST = 4  # images a group
+USERS = 20  # of the user study
+EVERY = 100  # updates between checkpoints
+
+# Table 4: the base, and adapted with the negative prompt (HPS as a cosine); the user study's shares of prompts won and lost.
+PAPER_TABLE = {
+    "base": dict(frechet=19.72, aesthetic=5.90, clip_score=0.2816, hps=0.1898),
+    "adapted, negative prompt": dict(frechet=19.35, aesthetic=6.06, clip_score=0.2831, hps=0.1916),
+}
+PAPER_STUDY = {"win": 0.74, "lose": 0.22}
+
+
+@dataclass(frozen=True)
+class AdaptationSpec:
+    """One adapted model. Prefix, rank, AdamW's settings and clipping are the paper's; the rest is chosen here."""
+
+    rank: int = 32
+    threshold: float = 2.0  # a group's best is preferred when its softmax is above threshold / n, its worst likewise
+    prefix: str = PREFIX  # before the prompts of non-preferred images
+    swapped: bool = False  # a control: preferred and non-preferred images change places
+    updates: int | None = None  # None: those of the study's size
+    learning_rate: float = 1e-3
+    batch: tuple[int, int, int] = (24, 14, 26)  # preferred, non-preferred, real
+    clip: float = 1.0  # largest norm of the gradient
+    warmup: int = 20  # updates
+    seed: int = 0
+
+
+# ---- selection -----------------------------------------------------------------------------------------------------
+
+
+def near_uniform(images: np.ndarray, spread: float = 10.0) -> np.ndarray:
+    """Whether the pixels of uint8 images [image, height, width, 3] hardly differ (8-bit units): bool [image]."""
+    return images.reshape(len(images), -1, 3).std(1).max(1) < spread
+
+
+def select(
+    scores: np.ndarray, prompts: Sequence[str], usable: np.ndarray, threshold: float = 2.0,
+    budget: tuple[int, int] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The preferred and the non-preferred images, int [image] each, at most one of each a prompt.
+
+    With n `usable` images (at least 4) of a prompt, the one of highest score is preferred where softmax(scores) gives it
+    more than threshold / n, and that of the lowest is non-preferred where softmax(-scores) does. `budget` numbers of
+    images take the place of the threshold: the prompts that are surest. Raises ValueError when none is left.
+    """
+    table = pd.DataFrame({"prompt": list(prompts), "row": np.arange(len(scores))})[np.asarray(usable, bool)]
+    found: list[list[tuple[float, int]]] = [[], []]
+    for _, rows in table.groupby("prompt", sort=False).row:
+        if len(rows) >= AT_LEAST:
+            for sign, kept in zip((1, -1), found, strict=True):
+                given = sign * np.asarray(scores, float)[rows]
+                p = np.exp(given - given.max())
+                kept.append((len(rows) * p.max() / p.sum(), int(rows.iloc[p.argmax()])))
+    out = []
+    for kept, wanted in zip(found, budget or (None, None), strict=True):
+        kept = sorted(kept, key=lambda k: (-k[0], k[1]))
+        kept = kept[:wanted] if budget else [k for k in kept if k[0] > threshold]
+        if not kept:
+            raise ValueError(f"no prompt's images differ enough: none above {threshold:g} / n")
+        out.append(np.array(sorted(row for _, row in kept)))
+    return out[0], out[1]
+
+
+# ---- training ------------------------------------------------------------------------------------------------------
+
+
+def stream(pipe: StableDiffusionPipeline, pixels: np.ndarray, texts: Sequence[str]) -> Pairs:
+    """Images uint8 [image, height, width, 3] and their texts, encoded; each weighs 1."""
+    place = {t: i for i, t in enumerate(dict.fromkeys(texts))}
+    states, text = encode_texts(pipe, list(place)).cpu(), torch.tensor([place[t] for t in texts])
+    return Pairs(encode(pipe, pixels).cpu(), states, text, torch.ones(len(texts)))
+
+
+def _draw(pairs: Pairs, count: int, g: torch.Generator, steps: int):
+    rows = torch.randint(len(pairs.latents), (count,), generator=g)
+    t = ((torch.arange(count) + torch.rand(count, generator=g)) * steps / max(count, 1)).long()
+    return rows, t[torch.randperm(count, generator=g)], torch.randn((count, *pairs.latents.shape[1:]), generator=g)
+
+
+def adapt(pipe: StableDiffusionPipeline, streams: Sequence[Pairs], spec: AdaptationSpec, folder: Path) -> None:
+    """Tune a LoRA on all attention projections of `pipe.unet`; writes `pytorch_lora_weights.safetensors` under `folder`.
+
+    `streams` are preferred, non-preferred and real pairs, mixed as `spec.batch` says; the loss is the plain denoising loss.
+    What an update draws from a stream depends on the seed and the update alone. Resumes from `folder/_partial`. Raises
+    ValueError when the loss stops being finite.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(spec.seed)
+        pipe.unet.requires_grad_(False).add_adapter(
+            LoraConfig(r=spec.rank, lora_alpha=spec.rank, init_lora_weights="gaussian", target_modules=PROJECTIONS)
+        )
+    unet, device = pipe.unet.train(), pipe.device
+    parameters = [p for p in unet.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=spec.learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2)
+    partial, steps = folder / "_partial" / "state.safetensors", pipe.scheduler.config.num_train_timesteps
+    for update in range(int(checkpoint.resume(partial, unet, optimiser, {}).get("done", 0)), spec.updates):
+        drawn = [
+            (s, *_draw(s, n, torch.Generator().manual_seed(seed_of("adapt", spec.seed, update, i)), steps))
+            for i, (s, n) in enumerate(zip(streams, spec.batch, strict=True)) if n
+        ]  # fmt: skip
+        loss = denoising_loss(
+            pipe,
+            torch.cat([s.latents[rows] for s, rows, _, _ in drawn]).to(device),
+            torch.cat([s.states[s.text[rows]] for s, rows, _, _ in drawn]).to(device),
+            torch.cat([t for _, _, t, _ in drawn]).to(device),
+            torch.cat([noise for *_, noise in drawn]).to(device),
+        ).mean()
+        if not torch.isfinite(loss):
+            raise ValueError(f"the adaptation's loss is {loss.item()} at update {update}: lower the learning rate")
+        for group in optimiser.param_groups:
+            group["lr"] = spec.learning_rate * min(1.0, (update + 1) / max(1, spec.warmup))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, spec.clip)
+        optimiser.step()
+        if (update + 1) % EVERY == 0 and update + 1 < spec.updates:
+            checkpoint.save(partial, unet, optimiser, {}, done=update + 1)
+    weights = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet.eval()))
+    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=weights, safe_serialization=True)
+
+
+def adapted(
+    load: Callable[[], StableDiffusionPipeline], streams: Callable[[StableDiffusionPipeline], Sequence[Pairs]],
+    spec: AdaptationSpec, inputs: Mapping[str, Artifact | str],
+) -> Artifact:
+    """The stage of one LoRA. `inputs` are the digests of the base, of the streams' images and of what was selected."""
+
+    def make(folder: Path) -> None:
+        pipe = load()
+        adapt(pipe, streams(pipe), spec, folder)
+
+    return stage("lora", asdict(spec), inputs, make)
+
+
+# ---- images --------------------------------------------------------------------------------------------------------
+
+
+def sampled_without(
+    negative_prompt: str, load: Callable, generator: Mapping[str, Artifact | str], prompts: Sequence[str],
+    numbers: Sequence[int], stream: str, *, guidance_scale: float, steps: int,
+) -> Artifact:
+    """The stage of images under a negative prompt: `sampling.sampled`, which makes them where it is empty, with its noise.
+
+    The negative prompt stands in the place of the empty one in classifier-free guidance.
+    """
+    if not negative_prompt:
+        return sampled(load, generator, prompts, numbers, stream, guidance_scale=guidance_scale, steps=steps)
+    spec = {"negative_prompt": negative_prompt, "prompts": list(prompts), "numbers": [int(n) for n in numbers],
+            "stream": stream, "guidance_scale": guidance_scale, "steps": steps}  # fmt: skip
+
+    def make(folder: Path) -> None:
+        seeds = [seed_of(stream, p, n) for p, n in zip(prompts, numbers, strict=True)]
+        pixels = sample(load(), prompts, seeds, guidance_scale=guidance_scale, steps=steps, negative_prompt=negative_prompt,
+                        progress=f"{stream}, without {negative_prompt.strip()!r}")  # fmt: skip
+        save_arrays(folder / "images.safetensors", {"pixels": pixels})
+        index = pd.DataFrame({"prompt": prompts, "number": numbers, "digest": [image_digest(x) for x in pixels]})
+        index.to_parquet(folder / "index.parquet", index=False)
+
+    return stage("images-without", spec, generator, make)
+
+
+# ---- the user study ------------------------------------------------------------------------------------------------
+
+
+def votes(
+    a: np.ndarray, b: np.ndarray, digests: Sequence[tuple[str, str]], users: Sequence[str], taste: choices.TasteSpec
+) -> np.ndarray:
+    """Which of two images each simulated user prefers: bool [user, pair], True for the first.
+
+    `a`, `b` traits in their units, float [pair, trait]; `digests` of both images. The images lie side by side in an order
+    drawn for each user, so that taking one unseen is a coin's toss. A vote depends on the user and the two images alone:
+    swapping the sides swaps the votes. Every other user votes for the first of two images that are the same.
+    """
+    gap = choices.weights(users, taste) @ (a - b).T / taste.noise
+    chance = (1 - taste.last) / (1 + np.exp(-gap)) + taste.last / 2
+    out = np.empty(gap.shape, bool)
+    for i, name in enumerate(users):
+        for j, (x, y) in enumerate(digests):
+            drawn = np.random.default_rng(seed_of("study", name, *sorted((x, y)))).random()
+            out[i, j] = i % 2 == 0 if x == y else drawn < chance[i, j] if x < y else drawn >= 1 - chance[i, j]
+    return out
+
+
+def majorities(found: np.ndarray) -> np.ndarray:
+    """The outcome of each pair, int [pair]: 1 where more than half of the users [user, pair] prefer the first image, -1
+    where more than half prefer the second, else 0."""
+    won = 2 * found.sum(0)
+    return np.sign(won - len(found)).astype(int)

@@ -1,0 +1,230 @@
+"""The stages of Human Preference Score, a part of `lib.study`: choices, tuned CLIPs, adapted generators and their images.
+
+Wu et al. 2023. Users see through judge-a and the features of votes on fidelity; judge-b and the features of the Fréchet
+distance audit.
+"""
+
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lib import adaptation, choices, models, preference, prompts, reward, sampling
+from lib.adaptation import AdaptationSpec
+from lib.cache import Artifact, digest_of
+from lib.config import GUIDANCE_SCALE, SAMPLING_STEPS
+from lib.paths import MODELS
+from lib.preference import PreferenceSpec
+from lib.world import SEEN
+
+# What each adapted model changes; `coin choices` follows the score that was learnt from choices made by coin.
+ADAPTATIONS = {
+    "adapted": {},
+    "regularisation only": dict(batch=(0, 0, 64)),
+    "coin choices": {},
+    "swapped labels": dict(swapped=True),
+    "another prefix": dict(prefix="Strange picture. "),
+    "no prefix": dict(prefix=""),
+    "no non-preferred": dict(batch=(38, 0, 26)),
+    "threshold 1.5 / n": dict(threshold=1.5),
+    "threshold 3 / n": dict(threshold=3.0),
+    "rank 4": dict(rank=4),
+}
+PARTS = ("train", "test")
+
+
+class PreferenceStages:
+    """What `Study` offers for Human Preference Score."""
+
+    # ---- choices -------------------------------------------------------------------------------------------------
+
+    def choice_prompts(self, part: str) -> list[str]:
+        """Prompts of seen objects on which users choose, `train` or `test`: no prompt is in both."""
+        count = dict(zip(PARTS, self.size.choice_prompts, strict=True))
+        pool = sorted(set(prompts.grid(SEEN, (120, 180, 160, 5760))))
+        order = np.random.default_rng(2303).permutation(len(pool))
+        first = 0 if part == "train" else count["train"]
+        if count["train"] + count["test"] > len(pool):
+            raise ValueError(f"{sum(count.values())} prompts of choices are wanted, there are {len(pool)}")
+        return [pool[i] for i in order[first : first + count[part]]]
+
+    def choice_images(self, part: str) -> Artifact:
+        """Two to four images of each prompt, among which users choose."""
+        texts = self.choice_prompts(part)
+        return self.sample(*self._grid(texts, choices.group_sizes(len(texts))), "choices")
+
+    @cached_property
+    def second_images(self) -> Artifact:
+        """Two images of test prompts, drawn by the second generator."""
+        texts = self.choice_prompts("test")[: self.size.second_prompts]
+        return sampling.sampled(
+            models.load_second, {"base": self.base_digest, "second": models.verify("mini-second")},
+            *self._grid(texts, [2] * len(texts)), "second", guidance_scale=GUIDANCE_SCALE, steps=SAMPLING_STEPS,
+        )  # fmt: skip
+
+    def _traits(self, images: Artifact) -> np.ndarray:
+        eyes = {"judge": models.verify("judge-a"), "features": models.verify("features-votes")}
+        unit = {"base": self.evaluation_images(), "references": str(self.size.references)}  # of realism
+        return choices.looked_at(images, lambda: self.looks(images, "a"), self.realism, eyes | unit)
+
+    @cached_property
+    def trait_units(self) -> np.ndarray:
+        """The spread of each trait among training images of one prompt: float [trait]."""
+        images = self.choice_images("train")
+        return choices.trait_units(self._traits(images), sampling.load_images(images).prompts)
+
+    def traits(self, images: Artifact) -> np.ndarray:
+        """What users see in images: float [image, trait], in spreads of the base's images of one prompt."""
+        return self._traits(images) / self.trait_units
+
+    @cached_property
+    def taste(self) -> choices.TasteSpec:
+        """What users like, with the noise at which they guess one another's choices as often as people did."""
+        images = self.choice_images("train")
+        rows = choices.groups(sampling.load_images(images).prompts)
+        return choices.calibrated(self.traits(images), rows, choices.TasteSpec())
+
+    def choices(self, images: Artifact, coin: bool = False) -> pd.DataFrame:
+        """What users choose among the images of each prompt: `size.choosers` of `size.users` a prompt."""
+        return self._chosen(images, choices.user, coin=coin)
+
+    def guesses(self, images: Artifact) -> pd.DataFrame:
+        """For each choice, what another user who does not know the order takes it to be."""
+        return self._chosen(images, lambda u: choices.user(u + self.size.users), position=False)
+
+    def _chosen(self, images: Artifact, name, **how) -> pd.DataFrame:
+        shown = sampling.load_images(images)
+        rows = choices.groups(shown.prompts)
+        drawn = [np.random.default_rng(sampling.seed_of("users", shown.prompts[r[0]])) for r in rows]
+        users = [[name(u) for u in g.choice(self.size.users, self.size.choosers, replace=False)] for g in drawn]
+        return choices.choose(self.traits(images), rows, shown.digests, shown.prompts, users, self.taste, **how)
+
+    def liking(self, images: Artifact) -> np.ndarray:
+        """How well the mean user likes each image: float [image]; the best that a score of images can be."""
+        mean = np.array([getattr(self.taste, t) for t in choices.TRAITS])
+        return self.traits(images) @ mean
+
+    # ---- scores --------------------------------------------------------------------------------------------------
+
+    def tuned_clip(self, spec: PreferenceSpec = PreferenceSpec()) -> Artifact:
+        """CLIP tuned on the training choices, or on a coin's: a folder in open_clip's layout."""
+        images = self.choice_images("train")
+        shown, table = sampling.load_images(images), self.choices(images, spec.coin)
+        rows, chosen = choices.groups_of(table, shown.digests, shown.prompts)
+        spec = replace(spec, epochs=spec.epochs or self.size.preference_epochs)
+        inputs = {"images": images, "clip": models.verify("mini-clip"), "choices": digest_of(chosen.tolist())}
+        return preference.tuned(
+            models.load_clip, MODELS / "mini-clip", lambda: shown.pixels, shown.prompts, rows, chosen, spec, inputs
+        )
+
+    def hps(self, images: Artifact, spec: PreferenceSpec = PreferenceSpec()) -> np.ndarray:
+        """Human Preference Score of images for their prompts, in [-100, 100]: float [image]."""
+        found = self.tuned_clip(spec)
+
+        def load():
+            clip, preprocess, tokenizer = models.load_clip(f"local-dir:{found.path}")
+            return clip.to(memory_format=torch.channels_last), preprocess, tokenizer  # three times as fast
+
+        return preference.hps(*reward.embedded(images, load, found.digest))
+
+    def hps_seeds(self, images: Artifact, spec: PreferenceSpec = PreferenceSpec()) -> np.ndarray:
+        """The same by classifiers of `size.preference_seeds` seeds: float [seed, image]."""
+        return np.stack([self.hps(images, replace(spec, seed=s)) for s in range(self.size.preference_seeds)])
+
+    @cached_property
+    def aesthetic_weights(self) -> np.ndarray:
+        """A linear predictor, on CLIP embeddings, of ratings of the labelled images without their prompts."""
+        images, noise = self.labelled_images, self.taste.noise
+        names = [f"critic-{i % self.size.users:05d}" for i in range(len(sampling.load_images(images)))]
+        own = choices.weights(names, self.taste)[:, 1:]
+        rngs = [np.random.default_rng(sampling.seed_of("rating", d)) for d in sampling.load_images(images).digests]
+        ratings = (own * self.traits(images)[:, 1:]).sum(1) + noise * np.array([g.standard_normal() for g in rngs])
+        return preference.ridge(self.embeddings(images)[0], ratings)
+
+    def aesthetic(self, images: Artifact) -> np.ndarray:
+        """What the aesthetic predictor makes of images: float [image]."""
+        return preference.aesthetic(self.embeddings(images)[0], self.aesthetic_weights)
+
+    # ---- adaptation ----------------------------------------------------------------------------------------------
+
+    @property
+    def pool(self) -> list[Artifact]:
+        """The base's images that are scored for adaptation: those of Lee et al.'s fine-tuning."""
+        return [self.labelled_images, self.unlabelled_images]
+
+    def selection(self, spec: AdaptationSpec, coin: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Preferred and non-preferred images of the pool, int [image] each; by a coin's score, as many as by HPS."""
+        shown = [sampling.load_images(s) for s in self.pool]
+        texts = [p for s in shown for p in s.prompts]
+        usable = ~adaptation.near_uniform(np.concatenate([s.pixels for s in shown]))
+
+        def chosen(by: PreferenceSpec, budget=None):
+            scores = np.concatenate([self.hps(s, by) for s in self.pool])
+            return adaptation.select(scores, texts, usable, spec.threshold, budget)
+
+        found = chosen(PreferenceSpec())
+        if coin:
+            found = chosen(PreferenceSpec(coin=True), (len(found[0]), len(found[1])))
+        return found[::-1] if spec.swapped else found
+
+    def adaptation_spec(self, arm: str) -> AdaptationSpec:
+        """What an arm of ADAPTATIONS is made by."""
+        if arm not in ADAPTATIONS:
+            raise ValueError(f"unknown adaptation {arm!r}: one of {', '.join(ADAPTATIONS)}")
+        return AdaptationSpec(updates=self.size.adaptation_updates, **ADAPTATIONS[arm])
+
+    def adapted(self, arm: str) -> Artifact:
+        """The LoRA of one arm of ADAPTATIONS."""
+        spec = self.adaptation_spec(arm)
+        best, worst = self.selection(spec, coin=arm == "coin choices")
+        inputs = {f"images {i}": s for i, s in enumerate(self.pool)} | {
+            "base": self.base_digest, "web pairs": str(self.size.pretraining),
+            "selected": digest_of([best.tolist(), worst.tolist()]),
+        }  # fmt: skip
+
+        def streams(pipe):
+            shown = [sampling.load_images(s) for s in self.pool]
+            pixels, texts = np.concatenate([s.pixels for s in shown]), [p for s in shown for p in s.prompts]
+            captions, real = self.web_pairs(self.size.pretraining, 1)
+            return [
+                adaptation.stream(pipe, pixels[best], [texts[i] for i in best]),
+                adaptation.stream(pipe, pixels[worst], [spec.prefix + texts[i] for i in worst]),
+                adaptation.stream(pipe, real, captions),
+            ]
+
+        return adaptation.adapted(self.generator(), streams, spec, inputs)
+
+    def adapted_images(
+        self, kind: str, lora: Artifact | None = None, negative_prompt: str = "", unet: tuple[Artifact, int] | None = None
+    ) -> Artifact:
+        """Images of the `evaluation` prompts or of held-out web captions (`fidelity`), from the noise of every other model:
+        of the base, of the base with a LoRA, or with a U-Net after so many updates; under a negative prompt or none."""
+        if kind == "evaluation":
+            texts = prompts.evaluation_prompts()[:: self.size.evaluation_stride]
+            grid = self._grid(texts, [self.size.adapted_images] * len(texts))
+        else:
+            texts = self.web_pairs(self.size.fidelity_captions, 2)[0][: self.size.adapted_captions]
+            grid = texts, list(range(len(texts)))
+        if unet is not None:
+            return self.sample(*grid, kind, unet)
+        generator, load = {"base": self.base_digest}, self.generator()
+        if lora is not None:
+            generator, load = generator | {"lora": lora}, lambda: models.load_lora(lora.path)
+        settings = dict(guidance_scale=GUIDANCE_SCALE, steps=SAMPLING_STEPS)
+        return adaptation.sampled_without(negative_prompt, load, generator, *grid, kind, **settings)
+
+    def study_votes(self, a: Artifact, b: Artifact) -> tuple[np.ndarray, list[str]]:
+        """Votes of the user study on two sets of images of the same prompts: bool [user, pair], True for `a`, with the
+        prompt of each pair. Of the 120 prompts 100 are asked about; the users are none of those who chose."""
+        first, second = sampling.load_images(a), sampling.load_images(b)
+        if first.prompts != second.prompts:
+            raise ValueError("a user study compares images of the same prompts in the same order")
+        asked = [p for i, p in enumerate(dict.fromkeys(first.prompts)) if i % 6 < 5]
+        rows = [i for i, p in enumerate(first.prompts) if p in set(asked)]
+        digests = [(first.digests[i], second.digests[i]) for i in rows]
+        users = [f"voter-{i:02d}" for i in range(adaptation.USERS)]
+        return adaptation.votes(self.traits(a)[rows], self.traits(b)[rows], digests, users, self.taste), [
+            first.prompts[i] for i in rows
+        ]

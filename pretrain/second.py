@@ -1,0 +1,30 @@
+"""The second generator, to test whether a score holds for images of another model: the U-Net as it is after exact captions.
+
+It shares autoencoder and text encoder with the generator, and has not learnt what the web's captions mean: it obeys more,
+and errs in other ways. To be run between the two phases of `pretrain.unet`.
+"""
+
+import json
+import shutil
+
+from lib.paths import MODELS
+from pretrain.common import write_card
+
+FOLDER = MODELS / "mini-second"
+
+
+def main() -> None:
+    """Copy the U-Net of `mini-sd`, which has just had its exact captions, to `mini-second`."""
+    source = MODELS / "mini-sd" / "unet"
+    card = json.loads((source / "card.json").read_text())
+    last = card["runs, one after the other"][-1]
+    if last["captions"] != "exact":
+        raise ValueError(f"the last phase of mini-sd's U-Net is {last['captions']!r}: run `python -m pretrain.unet exact` first")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+        shutil.copyfile(source / name, FOLDER / name)
+    write_card(FOLDER, card | {"model": card["model"] + ", before its captions from the web"})
+
+
+if __name__ == "__main__":
+    main()

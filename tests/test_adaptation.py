@@ -1,0 +1,324 @@
+"""The best and the worst of a prompt are chosen by the paper's rule, and a LoRA alone learns from them."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lib import adaptation, choices, preference_stages, prompts, sampling
+from lib.adaptation import AdaptationSpec, adapt, near_uniform, select
+from lib.cache import Artifact
+from lib.choices import TasteSpec
+from lib.config import SIZES
+from lib.finetune import Pairs
+from lib.preference_stages import ADAPTATIONS
+from lib.study import Study
+from lib.world import SEEN
+
+SPEC = AdaptationSpec(rank=4, updates=5, batch=(6, 4, 6), warmup=1)
+
+
+# ---- selection ----------------------------------------------------------------------------------------------------
+
+
+def by_hand(scores, threshold):
+    """The paper's rule for one group: (preferred, non-preferred), None where nothing is sure enough."""
+    n, p, q = len(scores), np.exp(scores) / np.exp(scores).sum(), np.exp(-scores) / np.exp(-scores).sum()
+    return (p.argmax() if p.max() > threshold / n else None), (q.argmax() if q.max() > threshold / n else None)
+
+
+@pytest.mark.parametrize("threshold", [1.3, 2.0, 3.0])
+def test_the_best_and_the_worst_are_taken_where_they_are_surer_than_the_threshold(threshold):
+    rng = np.random.default_rng(1)
+    sizes = rng.integers(4, 9, 60)
+    texts, scores = np.repeat(np.arange(60), sizes), rng.standard_normal(sizes.sum())
+    expected = [[], []]
+    for g in range(60):
+        rows = np.flatnonzero(texts == g)
+        for kept, i in zip(expected, by_hand(scores[rows], threshold), strict=True):
+            kept += [] if i is None else [rows[i]]
+    best, worst = select(scores, texts.astype(str), np.ones(len(texts), bool), threshold)
+    assert best.tolist() == expected[0] and worst.tolist() == expected[1]
+    assert 0 < len(best) and scores[best].mean() > 1 > -1 > scores[worst].mean()
+
+
+def test_small_groups_and_images_that_are_not_usable_are_left_out():
+    scores, texts = np.array([9.0, 0, 0, 0, 9, 0, 0, 0, 0]), list("aaaabbbbb")
+    usable = np.ones(9, bool)
+    assert select(scores, texts, usable, 2.0, (2, 2))[0].tolist() == [0, 4]
+    usable[4] = False
+    assert 4 not in select(scores, texts, usable, 1.0, (2, 2))[0]
+    usable[[4, 5]] = False
+    assert select(scores, texts, usable, 1.2)[0].tolist() == [0]  # three images of b are too few
+
+
+def test_a_budget_takes_the_surest_prompts_and_no_difference_at_all_is_refused():
+    scores, texts = np.array([0.3, 0, 0, 0, 0.2, 0, 0, 0, -0.9, 0, 0, 0]), list("aaaabbbbcccc")
+    best, worst = select(scores, texts, np.ones(12, bool), budget=(1, 2))
+    assert best.tolist() == [0] and 8 in worst and len(worst) == 2
+    with pytest.raises(ValueError, match="^no prompt's images differ enough: none above 2 / n$"):
+        select(np.zeros(12), texts, np.ones(12, bool))
+
+
+def test_an_image_of_one_colour_is_near_uniform_and_a_picture_is_not():
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)
+    images[1] = 128 + images[1] // 64
+    images[2, ..., 1:] = 0  # one channel alone is enough of a picture
+    assert near_uniform(images).tolist() == [False, True, False]
+
+
+# ---- training -----------------------------------------------------------------------------------------------------
+
+
+def pairs(seed: int, items: int = 12) -> Pairs:
+    g = torch.Generator().manual_seed(seed)
+    return Pairs(torch.randn(items, 16, 8, 8, generator=g), torch.randn(3, 16, 128, generator=g),
+                 torch.randint(3, (items,), generator=g), torch.ones(items))  # fmt: skip
+
+
+STREAMS = [pairs(1), pairs(2), pairs(3)]
+
+
+def lora(make_pipe, folder, spec=SPEC, streams=STREAMS):
+    folder.mkdir(exist_ok=True)
+    pipe = make_pipe()
+    adapt(pipe, streams, spec, folder)
+    return pipe, load_file(folder / "pytorch_lora_weights.safetensors")
+
+
+def test_every_attention_projection_learns_and_nothing_else_moves(make_pipe, tmp_path):
+    before = {n: p.clone() for n, p in make_pipe().unet.named_parameters()}
+    pipe, weights = lora(make_pipe, tmp_path)
+    after = {n.replace(".base_layer", ""): p for n, p in pipe.unet.named_parameters() if "lora" not in n}
+    assert after.keys() == before.keys() and all(torch.equal(after[n], p) for n, p in before.items())
+    wanted = {n.rsplit(".", 1)[0] for n in before if any(f".{k}." in n for k in adaptation.PROJECTIONS)}
+    learnt = {k.split(".lora")[0].removeprefix("unet.") for k in weights}
+    assert learnt == wanted and len(weights) == 2 * len(wanted)
+    ups = [v for k, v in weights.items() if ".lora.up." in k or "lora_B" in k]
+    assert ups and all(u.abs().max() > 0 for u in ups) and {min(v.shape) for v in weights.values()} == {4}
+
+
+def test_the_weights_load_in_the_stock_pipeline_and_draw_what_was_trained(make_pipe, tmp_path):
+    pipe, _ = lora(make_pipe, tmp_path, replace(SPEC, learning_rate=0.02))
+    settings = dict(guidance_scale=2.5, steps=3)
+    trained = sampling.sample(pipe, ["One dog"] * 2, [1, 2], **settings)
+    fresh = make_pipe()
+    plain = sampling.sample(fresh, ["One dog"] * 2, [1, 2], **settings).astype(int)
+    fresh.load_lora_weights(tmp_path)
+    loaded = sampling.sample(fresh, ["One dog"] * 2, [1, 2], **settings)
+    fresh.fuse_lora(components=["unet"])
+    fused = sampling.sample(fresh, ["One dog"] * 2, [1, 2], **settings)
+    assert np.abs(plain - trained).max() > 3
+    assert np.abs(loaded.astype(int) - trained).max() <= 1 and np.abs(fused.astype(int) - trained).max() <= 1
+
+
+def test_it_lowers_the_loss_on_its_streams(make_pipe, tmp_path):
+    few = [pairs(1, 4), pairs(2, 4), pairs(3, 4)]
+    t, g = torch.arange(50, 1000, 80).repeat(4)[:48], torch.Generator().manual_seed(9)
+
+    def loss(pipe):
+        both = torch.cat([s.latents for s in few]).repeat(4, 1, 1, 1)
+        states = torch.cat([s.states[s.text] for s in few]).repeat(4, 1, 1)
+        noise = torch.randn(both.shape, generator=g.manual_seed(9))
+        with torch.no_grad():
+            return adaptation.denoising_loss(pipe, both, states, t, noise).mean().item()
+
+    before = loss(make_pipe())
+    pipe, _ = lora(make_pipe, tmp_path, replace(SPEC, updates=40, learning_rate=0.01), few)
+    assert loss(pipe) < 0.97 * before
+
+
+def test_an_adaptation_repeats_and_goes_on_after_a_kill(make_pipe, tmp_path, monkeypatch):
+    spec = replace(SPEC, updates=8)
+    monkeypatch.setattr(adaptation, "EVERY", 5)
+    _, whole = lora(make_pipe, tmp_path / "a", spec)
+    real = adaptation.denoising_loss
+
+    def killed(pipe, latents, *rest):
+        killed.calls += 1
+        if killed.calls > 6:
+            raise KeyboardInterrupt
+        return real(pipe, latents, *rest)
+
+    killed.calls = 0
+    monkeypatch.setattr(adaptation, "denoising_loss", killed)
+    with pytest.raises(KeyboardInterrupt):
+        lora(make_pipe, tmp_path / "b", spec)
+    monkeypatch.setattr(adaptation, "denoising_loss", real)
+    _, resumed = lora(make_pipe, tmp_path / "b", spec)
+    assert all(torch.allclose(resumed[k], whole[k], atol=1e-6) for k in whole)
+
+
+def test_what_a_stream_draws_does_not_depend_on_the_other_streams(make_pipe, tmp_path, monkeypatch):
+    seen = []
+
+    def noted(pipe, x, states, t, noise):
+        seen.append((x, noise))
+        return sum(p.sum() for p in pipe.unet.parameters()) + x[:, 0, 0, 0]
+
+    monkeypatch.setattr(adaptation, "denoising_loss", noted)
+    lora(make_pipe, tmp_path / "a", replace(SPEC, updates=1))
+    lora(make_pipe, tmp_path / "b", replace(SPEC, updates=1, batch=(0, 0, 6)))
+    (x, noise), (alone, alone_noise) = seen
+    assert x.shape[0] == 16 and torch.equal(x[10:], alone) and torch.equal(noise[10:], alone_noise)
+    assert any(torch.equal(x[0], row) for row in STREAMS[0].latents)
+    assert any(torch.equal(x[6], row) for row in STREAMS[1].latents)
+
+
+def test_a_loss_that_is_not_finite_is_refused(make_pipe, tmp_path):
+    broken = replace(STREAMS[0], latents=STREAMS[0].latents * float("nan"))
+    with pytest.raises(ValueError, match="^the adaptation's loss is nan at update 0: lower the learning rate$"):
+        lora(make_pipe, tmp_path, streams=[broken, *STREAMS[1:]])
+
+
+# ---- images -------------------------------------------------------------------------------------------------------
+
+
+def test_a_negative_prompt_stands_in_the_place_of_the_empty_one(make_pipe, empty_cache):
+    def drawn(negative):
+        made = adaptation.sampled_without(
+            negative, make_pipe, {"base": "x"}, ["One dog", "Two cats"], [0, 3], "s", guidance_scale=2.5, steps=3
+        )
+        return sampling.load_images(made)
+
+    plain, without = drawn(""), drawn("Weird image. ")
+    assert plain.prompts == without.prompts and plain.numbers == without.numbers == [0, 3]
+    assert np.abs(plain.pixels.astype(int) - without.pixels).max() > 3
+    seeds = [sampling.seed_of("s", "One dog", 0), sampling.seed_of("s", "Two cats", 3)]
+    direct = sampling.sample(make_pipe(), plain.prompts, seeds, guidance_scale=2.5, steps=3, negative_prompt="Weird image. ")
+    assert np.abs(direct.astype(int) - without.pixels).max() <= 1
+    assert without.digests == [sampling.image_digest(x) for x in without.pixels]
+
+
+# ---- the user study -----------------------------------------------------------------------------------------------
+
+VOTERS = [f"voter-{i}" for i in range(20)]
+
+
+def sides(gap: float, count: int = 400):
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((count, 5))
+    return a + gap * np.array([1, 0, 0, 0, 0]), a, [(f"a{i}", f"b{i}") for i in range(count)]
+
+
+def test_swapping_the_sides_swaps_every_vote():
+    a, b, digests = sides(0.3)
+    found = adaptation.votes(a, b, digests, VOTERS, TasteSpec())
+    swapped = adaptation.votes(b, a, [d[::-1] for d in digests], VOTERS, TasteSpec())
+    assert np.array_equal(found, ~swapped)
+
+
+def test_equal_images_halve_the_votes_and_better_ones_win_as_often_as_users_like_them():
+    taste = TasteSpec(spread=0.0)
+    assert adaptation.votes(*sides(0.0), VOTERS, taste).mean() == pytest.approx(0.5, abs=0.02)
+    expected = (1 - taste.last) / (1 + np.exp(-taste.match * 0.8 / taste.noise)) + taste.last / 2
+    assert adaptation.votes(*sides(0.8), VOTERS, taste).mean() == pytest.approx(expected, abs=0.02)
+    assert adaptation.votes(*sides(-0.8), VOTERS, taste).mean() == pytest.approx(1 - expected, abs=0.02)
+
+
+def test_images_that_are_the_same_pixel_for_pixel_share_the_votes():
+    a, b, digests = sides(0.0, 30)
+    found = adaptation.votes(a, a, [(x, x) for x, _ in digests], VOTERS, TasteSpec())
+    assert (found.sum(0) == 10).all() and not adaptation.majorities(found).any()
+
+
+def test_a_pair_is_won_by_more_than_ten_of_twenty():
+    found = np.zeros((20, 3), bool)
+    found[:11, 0] = found[:10, 1] = found[:9, 2] = True
+    assert adaptation.majorities(found).tolist() == [1, 0, -1]
+
+
+# ---- the study's stages -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_no_prompt_of_choices_is_in_training_and_test_and_all_are_about_seen_objects(size):
+    made = Study(size)
+    train, test = (made.choice_prompts(part) for part in ("train", "test"))
+    assert (len(train), len(test)) == SIZES[size].choice_prompts == (len(set(train)), len(set(test)))
+    assert not set(train) & set(test)
+    assert {prompts.parse(p).object for p in train + test} <= set(SEEN)
+
+
+@pytest.fixture
+def adapted(monkeypatch):
+    """A function of an arm: what its LoRA would be made of; the pool has eight images of each of three prompts."""
+    texts, rng = [f"prompt {i // 8}" for i in range(24)], np.random.default_rng(3)
+    pixels = rng.integers(0, 256, (24, 64, 64, 3)).astype(np.uint8)
+    pixels[:, 0, 0, 0] = np.arange(24)
+    scores = {False: 3 * rng.standard_normal(24), True: 0.01 * rng.standard_normal(24)}
+    shown = sampling.ImageSet(pixels, texts, list(range(24)), [f"d{i}" for i in range(24)])
+    made = Study("smoke")
+    monkeypatch.setattr(Study, "pool", [Artifact("images", "pool", None, "digest of pool", 0.0)])
+    monkeypatch.setattr(Study, "base_digest", "digest of base")
+    monkeypatch.setattr(Study, "web_pairs", lambda self, n, first: (["a dog"] * n, np.zeros((n, 64, 64, 3), np.uint8)))
+    monkeypatch.setattr(Study, "hps", lambda self, images, spec: scores[spec.coin])
+    monkeypatch.setattr(sampling, "load_images", lambda made: shown)
+    monkeypatch.setattr(adaptation, "stream", lambda pipe, pixels, texts: (pixels[:, 0, 0, 0].tolist(), texts))
+    monkeypatch.setattr(
+        adaptation, "adapted", lambda load, streams, spec, inputs: SimpleNamespace(
+            streams=streams(None), spec=spec, inputs=inputs)
+    )  # fmt: skip
+    return made.adapted, scores[False]
+
+
+def test_the_worst_images_keep_their_prompt_behind_the_prefix(adapted):
+    arm, scores = adapted
+    preferred, worst, real = arm("adapted").streams
+    assert all(t == f"prompt {i // 8}" for i, t in zip(*preferred, strict=True))
+    assert all(t == f"Weird image. prompt {i // 8}" for i, t in zip(*worst, strict=True))
+    assert set(preferred[0]) <= {int(8 * g + scores[8 * g : 8 * g + 8].argmax()) for g in range(3)}
+    assert set(worst[0]) <= {int(8 * g + scores[8 * g : 8 * g + 8].argmin()) for g in range(3)}
+    assert len(real[1]) == SIZES["smoke"].pretraining
+    assert arm("another prefix").streams[1][1][0].startswith("Strange picture. prompt")
+    assert arm("no prefix").streams[1][1][0].startswith("prompt")
+
+
+def test_swapped_labels_change_places_and_a_coin_selects_as_many(adapted):
+    arm, _ = adapted
+    full, swapped, coin = arm("adapted"), arm("swapped labels"), arm("coin choices")
+    assert [full.streams[i][0] for i in (0, 1)] == [swapped.streams[i][0] for i in (1, 0)]
+    assert swapped.streams[1][1][0].startswith("Weird image. ")
+    assert [len(s[0]) for s in coin.streams[:2]] == [len(s[0]) for s in full.streams[:2]]
+    assert coin.streams[0][0] != full.streams[0][0] and coin.spec == full.spec
+    assert len({str(a.inputs["selected"]) for a in (full, swapped, coin)}) == 3
+
+
+def test_arms_differ_from_the_adapted_model_in_what_their_names_say(adapted):
+    arm, _ = adapted
+    full = arm("adapted").spec
+    for name, change in ADAPTATIONS.items():
+        assert arm(name).spec == replace(full, **change)
+        assert sum(arm(name).spec.batch) == sum(full.batch)
+    with pytest.raises(ValueError, match="^unknown adaptation 'rank 5': one of adapted, regularisation only, "):
+        arm("rank 5")
+
+
+def test_the_user_study_asks_about_a_hundred_prompts(monkeypatch):
+    texts = [p for p in prompts.evaluation_prompts() for _ in range(2)]
+    shown = {side: SimpleNamespace(prompts=texts, digests=[f"{side}{i}" for i in range(240)]) for side in "ab"}
+    monkeypatch.setattr(sampling, "load_images", shown.get)
+    monkeypatch.setattr(Study, "traits", lambda self, a: np.zeros((240, 5)))
+    made = Study("laptop")
+    made.taste = TasteSpec()
+    found, asked = made.study_votes("a", "b")
+    assert found.shape == (20, 200) and len(set(asked)) == 100
+    assert {prompts.parse(p).category for p in asked} == {"count", "colour", "background"}
+
+
+def test_a_choosers_guess_is_made_by_somebody_else(monkeypatch):
+    made, texts = Study("smoke"), [f"prompt {i // 4}" for i in range(40)]
+    shown = SimpleNamespace(prompts=texts, digests=[f"d{i}" for i in range(40)])
+    monkeypatch.setattr(sampling, "load_images", lambda images: shown)
+    monkeypatch.setattr(Study, "traits", lambda self, images: np.zeros((40, 5)))
+    made.taste = TasteSpec()
+    chosen, guessed = made.choices(None), made.guesses(None)
+    assert chosen[["prompt"]].equals(guessed[["prompt"]]) and len(chosen) == 10 * SIZES["smoke"].choosers
+    assert not set(chosen.user) & set(guessed.user)
+    assert not chosen.duplicated(["prompt", "user"]).any()
+    assert isinstance(chosen, pd.DataFrame) and set(preference_stages.PARTS) == {"train", "test"}
+    assert choices.checked(chosen).equals(chosen)
