@@ -14,7 +14,7 @@ from lib import models
 from lib.judges import FeatureNet, Judge, StridedTrunk
 from lib.paths import MODELS, ROOT
 
-NAMES = ("features", "features-votes", "judge-a", "judge-b", "mini-clip", "mini-sd")
+NAMES = ("features", "features-votes", "judge-a", "judge-b", "mini-clip", "mini-sd", "mini-second")
 TEXTS = ["Two blue dogs in the forest", "A red colored apple", "six cats in San Francisco at night.", ""]
 
 

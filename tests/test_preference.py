@@ -12,6 +12,7 @@ from lib import models, preference
 from lib.paths import MODELS
 from lib.preference import PreferenceSpec, choice_loss, hits, last_layers
 from lib.reward import embed_images, embed_texts
+from lib.world import BACKGROUNDS, Scene, render
 
 SPEC = PreferenceSpec(scale=15.0, epochs=10, batch=8, learning_rate=3e-3)
 
@@ -22,24 +23,25 @@ def clip():
 
 
 @pytest.fixture(scope="module")
-def bright():
-    """Groups of flat images of which users like the brightest: pixels, prompts, rows, chosen."""
+def dim():
+    """Groups of scenes of which users like the darkest, which CLIP does not: pixels, prompts, rows, chosen."""
     rng = np.random.default_rng(0)
-    levels = rng.integers(0, 256, 240)
-    pixels = np.ones((240, 64, 64, 3), np.uint8) * levels[:, None, None, None].astype(np.uint8)
+    levels = rng.uniform(0.2, 1, 240)
+    scenes = [render(Scene(1, None, "dog", BACKGROUNDS[i % len(BACKGROUNDS)]), rng) for i in range(240)]
+    pixels = (np.stack(scenes) * levels[:, None, None, None]).astype(np.uint8)
     rows = np.arange(240).reshape(60, 4)
     rows[:10, 3] = -1
-    prompts = ["One dog", "Two cats"] * 120
-    return pixels, prompts, rows, np.where(rows >= 0, levels[rows], -1).argmax(1)
+    prompts = ["One dog", "Two dogs"] * 120
+    return pixels, prompts, rows, np.where(rows >= 0, levels[rows], 9).argmin(1)
 
 
-def train(clip, bright, spec=SPEC, rows=slice(None)):
-    pixels, prompts, groups, chosen = bright
+def train(clip, dim, spec=SPEC, rows=slice(None)):
+    pixels, prompts, groups, chosen = dim
     return preference.train_preference(*clip, pixels, prompts, *preference.counted(groups[rows], chosen[rows]), spec)
 
 
-def scores(network, clip, bright):
-    pixels, prompts, *_ = bright
+def scores(network, clip, dim):
+    pixels, prompts, *_ = dim
     return preference.hps(embed_images(network, clip[1], pixels), embed_texts(network, clip[2], prompts))
 
 
@@ -90,9 +92,9 @@ def test_of_a_large_clip_the_papers_ten_and_six_layers_are_tuned():
     assert not {"visual.conv1.weight", "token_embedding.weight", "positional_embedding", "logit_scale"} & set(names)
 
 
-def test_the_last_layers_alone_move_and_the_given_clip_stays(clip, bright):
+def test_the_last_layers_alone_move_and_the_given_clip_stays(clip, dim):
     before = {k: v.clone() for k, v in clip[0].state_dict().items()}
-    found = train(clip, bright, replace(SPEC, epochs=1)).state_dict()
+    found = train(clip, dim, replace(SPEC, epochs=1)).state_dict()
     wanted = last_layers(clip[0])
     moved = {k for k, v in found.items() if not torch.equal(v, before[k])}
     assert moved <= set(wanted) and len(moved) > 0.9 * len(wanted)
@@ -104,22 +106,22 @@ def test_the_last_layers_alone_move_and_the_given_clip_stays(clip, bright):
 # ---- learning -----------------------------------------------------------------------------------------------------
 
 
-def test_it_learns_what_is_chosen_on_groups_that_it_did_not_see(clip, bright):
-    *_, rows, chosen = bright
-    before = hits(scores(clip[0], clip, bright), rows[40:], chosen[40:]).mean()
-    found = train(clip, bright, rows=slice(0, 40))
-    right = hits(scores(found, clip, bright), rows[40:], chosen[40:]).mean()
+def test_it_learns_what_is_chosen_on_groups_that_it_did_not_see(clip, dim):
+    *_, rows, chosen = dim
+    before = hits(scores(clip[0], clip, dim), rows[40:], chosen[40:]).mean()
+    found = train(clip, dim, rows=slice(0, 40))
+    right = hits(scores(found, clip, dim), rows[40:], chosen[40:]).mean()
     assert right > 0.8 and right > before + 0.2
 
 
-def test_a_run_repeats_with_its_seed_and_differs_with_another(clip, bright):
-    one, two, other = (train(clip, bright, replace(SPEC, epochs=1, seed=s)).text_projection for s in (0, 0, 1))
+def test_a_run_repeats_with_its_seed_and_differs_with_another(clip, dim):
+    one, two, other = (train(clip, dim, replace(SPEC, epochs=1, seed=s)).text_projection for s in (0, 0, 1))
     assert torch.equal(one, two) and not torch.equal(one, other)
 
 
-def test_a_loss_that_is_not_finite_is_refused(clip, bright):
+def test_a_loss_that_is_not_finite_is_refused(clip, dim):
     with pytest.raises(ValueError, match="^the loss is nan in epoch 0: lower the learning rate$"):
-        train(clip, bright, replace(SPEC, scale=float("nan")))
+        train(clip, dim, replace(SPEC, scale=float("nan")))
 
 
 def test_a_share_of_prompts_lies_in_every_larger_share_and_is_drawn_by_the_seed():
@@ -131,14 +133,14 @@ def test_a_share_of_prompts_lies_in_every_larger_share_and_is_drawn_by_the_seed(
         preference.subset(prompts, 0, 0)
 
 
-def test_a_tuned_clip_loads_in_open_clip_without_this_study(clip, bright, tmp_path):
-    found = train(clip, bright, replace(SPEC, epochs=1))
+def test_a_tuned_clip_loads_in_open_clip_without_this_study(clip, dim, tmp_path):
+    found = train(clip, dim, replace(SPEC, epochs=1))
     preference.save_clip(found, tmp_path / "tuned", MODELS / "mini-clip")
     again, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'tuned'}")
     tokenizer = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'tuned'}")
     assert tokenizer(["One dog"]).tolist() == clip[2](["One dog"]).tolist()
-    expected = scores(found, clip, bright)
-    assert np.abs(scores(again.eval(), (again, preprocess, tokenizer), bright) - expected).max() < 0.2  # float16
+    expected = scores(found, clip, dim)
+    assert np.abs(scores(again.eval(), (again, preprocess, tokenizer), dim) - expected).max() < 0.2  # float16
     assert not (tmp_path / "tuned" / "card.json").exists()
 
 

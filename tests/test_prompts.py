@@ -15,6 +15,7 @@ from lib.prompts import (
     Attributes,
     CaptionNoise,
     evaluation_prompts,
+    exact_caption,
     grid,
     parse,
     plural,
@@ -207,3 +208,17 @@ def test_the_web_repeats_with_its_generator_and_keeps_to_the_objects_asked_for()
     a, b = ([web_pair(np.random.default_rng(s)) for s in range(20)] for _ in range(2))
     assert a == b and len(set(a)) == 20
     assert {web_pair(np.random.default_rng(s), objects=SEEN)[1].object for s in range(200)} <= set(SEEN)
+
+
+def test_exact_captions_say_nothing_wrong_and_as_much_as_is_asked():
+    rng, words = np.random.default_rng(8), list(COUNT_WORDS)
+    for stated in (0.0, 0.5, 1.0):
+        for _ in range(300):
+            _, scene = web_pair(rng)
+            caption = exact_caption(rng, scene, stated).lower().replace(",", "").rstrip(".")
+            counts = [words.index(w) + 1 for w in caption.split() if w in words]
+            places = [b for b, p in PLACES.items() if p.lower() in caption]
+            assert counts in ([], [scene.count]) and places in ([], [scene.background])
+            assert stated == 0.5 or (len(counts), len(places)) == (stated, stated)
+            assert [c for c in COLOURS if c in caption.split()] == [c for c in (scene.colour,) if c]
+            assert ("night" in caption, "sketch" in caption) == (scene.style == "night", scene.style == "sketch")
