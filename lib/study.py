@@ -39,8 +39,12 @@ class Study(PreferenceStages):
         self.name, self.size = size, size_named(size)
 
     def ahead(self, *wanted: tuple) -> None:
-        """Make several stages at once, given as (name, *arguments) of this class, before they are asked for."""
-        ahead.make(self.name, wanted)
+        """Make several stages at once, given as (name, *arguments) of this class, before they are asked for.
+
+        Not at size `smoke`, where starting processes takes longer than the stages.
+        """
+        if self.name != "smoke":
+            ahead.make(self.name, wanted)
 
     # ---- models ----------------------------------------------------------------------------------------------
 

@@ -36,8 +36,9 @@ def test_one_stage_alone_is_left_to_the_study(elsewhere):
     assert not list(elsewhere.iterdir())
 
 
-def test_a_study_hands_on_its_size_and_what_is_wanted(monkeypatch):
+def test_a_study_hands_on_its_size_and_what_is_wanted_but_at_the_smallest_size(monkeypatch):
     handed = []
     monkeypatch.setattr(ahead, "make", lambda size, wanted: handed.append((size, wanted)))
-    Study("smoke").ahead(("labelled_images",), ("rewards", 3))
-    assert handed == [("smoke", (("labelled_images",), ("rewards", 3)))]
+    for size in ("smoke", "laptop"):
+        Study(size).ahead(("labelled_images",), ("rewards", 3))
+    assert handed == [("laptop", (("labelled_images",), ("rewards", 3)))]
