@@ -15,9 +15,9 @@ from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig, get_peft_model_state_dict
 
 from lib import checkpoint, choices
-from lib.cache import Artifact, save_arrays, stage
-from lib.finetune import Pairs, denoising_loss
-from lib.sampling import encode, encode_texts, image_digest, sample, sampled, seed_of
+from lib.cache import Artifact, stage
+from lib.finetune import Pairs, draw, losses_of, step
+from lib.sampling import seed_of
 
 PREFIX = "Weird image. "
 PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]  # of all attention in the U-Net
@@ -88,19 +88,6 @@ def select(
 # ---- training ------------------------------------------------------------------------------------------------------
 
 
-def stream(pipe: StableDiffusionPipeline, pixels: np.ndarray, texts: Sequence[str]) -> Pairs:
-    """Images uint8 [image, height, width, 3] and their texts, encoded; each weighs 1."""
-    place = {t: i for i, t in enumerate(dict.fromkeys(texts))}
-    states, text = encode_texts(pipe, list(place)).cpu(), torch.tensor([place[t] for t in texts])
-    return Pairs(encode(pipe, pixels).cpu(), states, text, torch.ones(len(texts)))
-
-
-def _draw(pairs: Pairs, count: int, g: torch.Generator, steps: int):
-    rows = torch.randint(len(pairs.latents), (count,), generator=g)
-    t = ((torch.arange(count) + torch.rand(count, generator=g)) * steps / max(count, 1)).long()
-    return rows, t[torch.randperm(count, generator=g)], torch.randn((count, *pairs.latents.shape[1:]), generator=g)
-
-
 def adapt(pipe: StableDiffusionPipeline, streams: Sequence[Pairs], spec: AdaptationSpec, folder: Path) -> None:
     """Tune a LoRA on all attention projections of `pipe.unet`; writes `pytorch_lora_weights.safetensors` under `folder`.
 
@@ -113,30 +100,16 @@ def adapt(pipe: StableDiffusionPipeline, streams: Sequence[Pairs], spec: Adaptat
         pipe.unet.requires_grad_(False).add_adapter(
             LoraConfig(r=spec.rank, lora_alpha=spec.rank, init_lora_weights="gaussian", target_modules=PROJECTIONS)
         )
-    unet, device = pipe.unet.train(), pipe.device
+    unet = pipe.unet.train()
     parameters = [p for p in unet.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=spec.learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2)
     partial, steps = folder / "_partial" / "state.safetensors", pipe.scheduler.config.num_train_timesteps
     for update in range(int(checkpoint.resume(partial, unet, optimiser, {}).get("done", 0)), spec.updates):
         drawn = [
-            (s, *_draw(s, n, torch.Generator().manual_seed(seed_of("adapt", spec.seed, update, i)), steps))
+            (s, *draw(s, n, torch.Generator().manual_seed(seed_of("adapt", spec.seed, update, i)), steps))
             for i, (s, n) in enumerate(zip(streams, spec.batch, strict=True)) if n
         ]  # fmt: skip
-        loss = denoising_loss(
-            pipe,
-            torch.cat([s.latents[rows] for s, rows, _, _ in drawn]).to(device),
-            torch.cat([s.states[s.text[rows]] for s, rows, _, _ in drawn]).to(device),
-            torch.cat([t for _, _, t, _ in drawn]).to(device),
-            torch.cat([noise for *_, noise in drawn]).to(device),
-        ).mean()
-        if not torch.isfinite(loss):
-            raise ValueError(f"the adaptation's loss is {loss.item()} at update {update}: lower the learning rate")
-        for group in optimiser.param_groups:
-            group["lr"] = spec.learning_rate * min(1.0, (update + 1) / max(1, spec.warmup))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, spec.clip)
-        optimiser.step()
+        step(optimiser, losses_of(pipe, drawn).mean(), spec, update, "adaptation")
         if (update + 1) % EVERY == 0 and update + 1 < spec.updates:
             checkpoint.save(partial, unet, optimiser, {}, done=update + 1)
     weights = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet.eval()))
@@ -154,33 +127,6 @@ def adapted(
         adapt(pipe, streams(pipe), spec, folder)
 
     return stage("lora", asdict(spec), inputs, make)
-
-
-# ---- images --------------------------------------------------------------------------------------------------------
-
-
-def sampled_without(
-    negative_prompt: str, load: Callable, generator: Mapping[str, Artifact | str], prompts: Sequence[str],
-    numbers: Sequence[int], stream: str, *, guidance_scale: float, steps: int,
-) -> Artifact:
-    """The stage of images under a negative prompt: `sampling.sampled`, which makes them where it is empty, with its noise.
-
-    The negative prompt stands in the place of the empty one in classifier-free guidance.
-    """
-    if not negative_prompt:
-        return sampled(load, generator, prompts, numbers, stream, guidance_scale=guidance_scale, steps=steps)
-    spec = {"negative_prompt": negative_prompt, "prompts": list(prompts), "numbers": [int(n) for n in numbers],
-            "stream": stream, "guidance_scale": guidance_scale, "steps": steps}  # fmt: skip
-
-    def make(folder: Path) -> None:
-        seeds = [seed_of(stream, p, n) for p, n in zip(prompts, numbers, strict=True)]
-        pixels = sample(load(), prompts, seeds, guidance_scale=guidance_scale, steps=steps, negative_prompt=negative_prompt,
-                        progress=f"{stream}, without {negative_prompt.strip()!r}")  # fmt: skip
-        save_arrays(folder / "images.safetensors", {"pixels": pixels})
-        index = pd.DataFrame({"prompt": prompts, "number": numbers, "digest": [image_digest(x) for x in pixels]})
-        index.to_parquet(folder / "index.parquet", index=False)
-
-    return stage("images-without", spec, generator, make)
 
 
 # ---- the user study ------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ L = E_model[r(x, z) l(x | z)] + beta E_pre[l(x | z)], with l the denoising loss 
 tuned, the text encoder is frozen; latents and text states are computed once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from lib import checkpoint
 from lib.cache import Artifact, stage
 from lib.precision import autocast
+from lib.sampling import encode, encode_texts
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,41 @@ def denoising_loss(pipe: StableDiffusionPipeline, latents: Tensor, states: Tenso
     return (out.float() - target).square().mean((1, 2, 3))
 
 
-def _draw(pairs: Pairs, count: int, g: torch.Generator, steps: int):
+def encoded(
+    pipe: StableDiffusionPipeline, pixels: np.ndarray, texts: Sequence[str], weight: np.ndarray | None = None
+) -> Pairs:
+    """Images uint8 [image, height, width, 3], their texts and weights [image] (None: 1 each) as a loss takes them."""
+    place = {t: i for i, t in enumerate(dict.fromkeys(texts))}
+    states, text = encode_texts(pipe, list(place)).cpu(), torch.tensor([place[t] for t in texts])
+    weights = torch.ones(len(texts)) if weight is None else torch.as_tensor(weight).float()
+    return Pairs(encode(pipe, pixels).cpu(), states, text, weights)
+
+
+def draw(pairs: Pairs, count: int, g: torch.Generator, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows int64 [count], timesteps int64 [count], spread evenly over `steps`, and noise like the latents."""
     rows = torch.randint(len(pairs.latents), (count,), generator=g)
     t = ((torch.arange(count) + torch.rand(count, generator=g)) * steps / count).long()
     t = t[torch.randperm(count, generator=g)]
     noise = torch.randn((count, *pairs.latents.shape[1:]), generator=g)
     return rows, t, noise
+
+
+def losses_of(pipe: StableDiffusionPipeline, parts: Sequence[tuple[Pairs, Tensor, Tensor, Tensor]]) -> Tensor:
+    """The denoising loss of what was drawn from several pairs, as (pairs, rows, timesteps, noise): float [item]."""
+    columns = zip(*((p.latents[rows], p.states[p.text[rows]], t, noise) for p, rows, t, noise in parts), strict=True)
+    return denoising_loss(pipe, *(torch.cat(column).to(pipe.device) for column in columns))
+
+
+def step(optimiser: torch.optim.Optimizer, loss: Tensor, spec, update: int, what: str) -> None:
+    """One update at the rate of `spec` (learning_rate, warmup, clip); raises ValueError on a loss that is not finite."""
+    if not torch.isfinite(loss):
+        raise ValueError(f"the {what} loss is {loss.item()} at update {update}: lower the learning rate")
+    for group in optimiser.param_groups:
+        group["lr"] = spec.learning_rate * min(1.0, (update + 1) / max(1, spec.warmup))
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], spec.clip)
+    optimiser.step()
 
 
 def finetune(
@@ -121,8 +151,8 @@ def finetune(
     for update in range(done, spec.updates):
         g = torch.Generator().manual_seed(1_000_003 * spec.seed + update)
         loss = torch.zeros((), device=device)
-        rows, t, noise = _draw(model, spec.batch[0], g, steps)
-        rows_pre, t_pre, noise_pre = _draw(pretraining, spec.batch[1], g, steps)
+        rows, t, noise = draw(model, spec.batch[0], g, steps)
+        rows_pre, t_pre, noise_pre = draw(pretraining, spec.batch[1], g, steps)
         parts = []
         if spec.use_model:
             parts.append((model, rows, t, noise, model.weight[rows] / spec.batch[0]))
@@ -130,22 +160,9 @@ def finetune(
             parts.append((pretraining, rows_pre, t_pre, noise_pre, spec.beta * pretraining.weight[rows_pre] / spec.batch[1]))
         if not parts:
             raise ValueError("nothing to learn from: use_model is False and beta is 0")
-        losses = denoising_loss(
-            pipe,
-            torch.cat([p.latents[r] for p, r, *_ in parts]).to(device),
-            torch.cat([p.states[p.text[r]] for p, r, *_ in parts]).to(device),
-            torch.cat([x[2] for x in parts]).to(device),
-            torch.cat([x[3] for x in parts]).to(device),
-        )
-        loss = (losses * torch.cat([x[4] for x in parts]).to(device)).sum()
-        if not torch.isfinite(loss):
-            raise ValueError(f"the fine-tuning loss is {loss.item()} at update {update}: lower the learning rate")
-        for group in optimiser.param_groups:
-            group["lr"] = spec.learning_rate * min(1.0, (update + 1) / max(1, spec.warmup))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), spec.clip)
-        optimiser.step()
+        losses = losses_of(pipe, [part[:4] for part in parts])
+        loss = (losses * torch.cat([part[4] for part in parts]).to(device)).sum()
+        step(optimiser, loss, spec, update, "fine-tuning")
         for n, p in unet.named_parameters():
             if ema:
                 ema[n].lerp_(p.detach(), 1 - min(spec.average, (1 + update) / (10 + update)))

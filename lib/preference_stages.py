@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lib import adaptation, choices, models, preference, prompts, reward, sampling
+from lib import adaptation, choices, finetune, models, preference, prompts, reward, sampling
 from lib.adaptation import AdaptationSpec
 from lib.cache import Artifact, digest_of
 from lib.config import GUIDANCE_SCALE, SAMPLING_STEPS
@@ -189,9 +189,9 @@ class PreferenceStages:
             pixels, texts = np.concatenate([s.pixels for s in shown]), [p for s in shown for p in s.prompts]
             captions, real = self.web_pairs(self.size.pretraining, 1)
             return [
-                adaptation.stream(pipe, pixels[best], [texts[i] for i in best]),
-                adaptation.stream(pipe, pixels[worst], [spec.prefix + texts[i] for i in worst]),
-                adaptation.stream(pipe, real, captions),
+                finetune.encoded(pipe, pixels[best], [texts[i] for i in best]),
+                finetune.encoded(pipe, pixels[worst], [spec.prefix + texts[i] for i in worst]),
+                finetune.encoded(pipe, real, captions),
             ]
 
         return adaptation.adapted(self.generator(), streams, spec, inputs)
@@ -212,8 +212,8 @@ class PreferenceStages:
         generator, load = {"base": self.base_digest}, self.generator()
         if lora is not None:
             generator, load = generator | {"lora": lora}, lambda: models.load_lora(lora.path)
-        settings = dict(guidance_scale=GUIDANCE_SCALE, steps=SAMPLING_STEPS)
-        return adaptation.sampled_without(negative_prompt, load, generator, *grid, kind, **settings)
+        settings = dict(guidance_scale=GUIDANCE_SCALE, steps=SAMPLING_STEPS, negative_prompt=negative_prompt)
+        return sampling.sampled(load, generator, *grid, kind, **settings)
 
     def study_votes(self, a: Artifact, b: Artifact) -> tuple[np.ndarray, list[str]]:
         """Votes of the user study on two sets of images of the same prompts: bool [user, pair], True for `a`, with the

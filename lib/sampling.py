@@ -141,6 +141,7 @@ def sampled(
     *,
     guidance_scale: float,
     steps: int,
+    negative_prompt: str = "",
 ) -> Artifact:
     """The stage of images: one a prompt and number, kept in parts of 512 so that a killed run goes on.
 
@@ -149,7 +150,7 @@ def sampled(
     """
     spec = {
         "prompts": list(prompts), "numbers": [int(n) for n in numbers], "stream": stream,
-        "guidance_scale": guidance_scale, "steps": steps,
+        "guidance_scale": guidance_scale, "steps": steps, "negative_prompt": negative_prompt,
     }  # fmt: skip
 
     def make(folder: Path) -> None:
@@ -161,7 +162,10 @@ def sampled(
                 pipe = pipe or load()
                 here = slice(first, first + 512)
                 name = f"{stream}: images {first}-{min(first + 512, len(seeds))} of {len(seeds)}"
-                pixels = sample(pipe, prompts[here], seeds[here], guidance_scale=guidance_scale, steps=steps, progress=name)
+                pixels = sample(
+                    pipe, prompts[here], seeds[here], guidance_scale=guidance_scale, steps=steps,
+                    negative_prompt=negative_prompt, progress=name,
+                )  # fmt: skip
                 save_arrays(path, {"pixels": pixels})
             parts.append(load_arrays(path)["pixels"])
         pixels = np.concatenate(parts)

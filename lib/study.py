@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from lib import ahead, finetune, judges, metrics, models, panel, prompts, reward, sampling, votes, world
 from lib.cache import Artifact, digest_of
@@ -194,11 +193,11 @@ class Study(PreferenceStages):
         def model(pipe) -> finetune.Pairs:
             shown = [sampling.load_images(s) for s in sets]
             pixels = np.concatenate([s.pixels for s in shown])
-            return _pairs(pipe, pixels, [p for s in shown for p in s.prompts], weight)
+            return finetune.encoded(pipe, pixels, [p for s in shown for p in s.prompts], weight)
 
         def pretraining(pipe) -> finetune.Pairs:
             captions, pixels = self.web_pairs(self.size.pretraining, 1)
-            return _pairs(pipe, pixels, captions, np.ones(len(captions)))
+            return finetune.encoded(pipe, pixels, captions)
 
         return finetune.tuned(self.generator(), model, pretraining, spec, inputs)
 
@@ -270,12 +269,3 @@ def _earlier(drawn: list[int]) -> list[int]:
         out.append(k)
         last = i
     return out
-
-
-def _pairs(pipe, pixels: np.ndarray, texts: list[str], weight: np.ndarray) -> finetune.Pairs:
-    distinct = list(dict.fromkeys(texts))
-    place = {t: i for i, t in enumerate(distinct)}
-    return finetune.Pairs(
-        sampling.encode(pipe, pixels).cpu(), sampling.encode_texts(pipe, distinct).cpu(),
-        torch.tensor([place[t] for t in texts]), torch.as_tensor(weight, dtype=torch.float32),
-    )  # fmt: skip

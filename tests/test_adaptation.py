@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib import adaptation, choices, preference_stages, prompts, sampling
+from lib import adaptation, choices, finetune, preference_stages, prompts, sampling
 from lib.adaptation import AdaptationSpec, adapt, near_uniform, select
 from lib.cache import Artifact
 from lib.choices import TasteSpec
@@ -125,7 +125,7 @@ def test_it_lowers_the_loss_on_its_streams(make_pipe, tmp_path):
         states = torch.cat([s.states[s.text] for s in few]).repeat(4, 1, 1)
         noise = torch.randn(both.shape, generator=g.manual_seed(9))
         with torch.no_grad():
-            return adaptation.denoising_loss(pipe, both, states, t, noise).mean().item()
+            return finetune.denoising_loss(pipe, both, states, t, noise).mean().item()
 
     before = loss(make_pipe())
     pipe, _ = lora(make_pipe, tmp_path, replace(SPEC, updates=40, learning_rate=0.01), few)
@@ -136,7 +136,7 @@ def test_an_adaptation_repeats_and_goes_on_after_a_kill(make_pipe, tmp_path, mon
     spec = replace(SPEC, updates=8)
     monkeypatch.setattr(adaptation, "EVERY", 5)
     _, whole = lora(make_pipe, tmp_path / "a", spec)
-    real = adaptation.denoising_loss
+    real = finetune.denoising_loss
 
     def killed(pipe, latents, *rest):
         killed.calls += 1
@@ -145,10 +145,10 @@ def test_an_adaptation_repeats_and_goes_on_after_a_kill(make_pipe, tmp_path, mon
         return real(pipe, latents, *rest)
 
     killed.calls = 0
-    monkeypatch.setattr(adaptation, "denoising_loss", killed)
+    monkeypatch.setattr(finetune, "denoising_loss", killed)
     with pytest.raises(KeyboardInterrupt):
         lora(make_pipe, tmp_path / "b", spec)
-    monkeypatch.setattr(adaptation, "denoising_loss", real)
+    monkeypatch.setattr(finetune, "denoising_loss", real)
     _, resumed = lora(make_pipe, tmp_path / "b", spec)
     assert all(torch.allclose(resumed[k], whole[k], atol=1e-6) for k in whole)
 
@@ -160,7 +160,7 @@ def test_what_a_stream_draws_does_not_depend_on_the_other_streams(make_pipe, tmp
         seen.append((x, noise))
         return sum(p.sum() for p in pipe.unet.parameters()) + x[:, 0, 0, 0]
 
-    monkeypatch.setattr(adaptation, "denoising_loss", noted)
+    monkeypatch.setattr(finetune, "denoising_loss", noted)
     lora(make_pipe, tmp_path / "a", replace(SPEC, updates=1))
     lora(make_pipe, tmp_path / "b", replace(SPEC, updates=1, batch=(0, 0, 6)))
     (x, noise), (alone, alone_noise) = seen
@@ -171,7 +171,7 @@ def test_what_a_stream_draws_does_not_depend_on_the_other_streams(make_pipe, tmp
 
 def test_a_loss_that_is_not_finite_is_refused(make_pipe, tmp_path):
     broken = replace(STREAMS[0], latents=STREAMS[0].latents * float("nan"))
-    with pytest.raises(ValueError, match="^the adaptation's loss is nan at update 0: lower the learning rate$"):
+    with pytest.raises(ValueError, match="^the adaptation loss is nan at update 0: lower the learning rate$"):
         lora(make_pipe, tmp_path, streams=[broken, *STREAMS[1:]])
 
 
@@ -180,8 +180,9 @@ def test_a_loss_that_is_not_finite_is_refused(make_pipe, tmp_path):
 
 def test_a_negative_prompt_stands_in_the_place_of_the_empty_one(make_pipe, empty_cache):
     def drawn(negative):
-        made = adaptation.sampled_without(
-            negative, make_pipe, {"base": "x"}, ["One dog", "Two cats"], [0, 3], "s", guidance_scale=2.5, steps=3
+        made = sampling.sampled(
+            make_pipe, {"base": "x"}, ["One dog", "Two cats"], [0, 3], "s",
+            guidance_scale=2.5, steps=3, negative_prompt=negative,
         )
         return sampling.load_images(made)
 
@@ -258,7 +259,7 @@ def adapted(monkeypatch):
     monkeypatch.setattr(Study, "web_pairs", lambda self, n, first: (["a dog"] * n, np.zeros((n, 64, 64, 3), np.uint8)))
     monkeypatch.setattr(Study, "hps", lambda self, images, spec: scores[spec.coin])
     monkeypatch.setattr(sampling, "load_images", lambda made: shown)
-    monkeypatch.setattr(adaptation, "stream", lambda pipe, pixels, texts: (pixels[:, 0, 0, 0].tolist(), texts))
+    monkeypatch.setattr(finetune, "encoded", lambda pipe, pixels, texts: (pixels[:, 0, 0, 0].tolist(), texts))
     monkeypatch.setattr(
         adaptation, "adapted", lambda load, streams, spec, inputs: SimpleNamespace(
             streams=streams(None), spec=spec, inputs=inputs)

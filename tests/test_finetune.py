@@ -72,7 +72,7 @@ def test_the_gradient_is_that_of_the_loss_that_is_written_down(make_pipe, tune, 
     g = torch.Generator().manual_seed(1_000_003 * 5)
     total = 0.0
     for pairs, count, factor in ((MODEL, 4, 1.0), (WEB, 3, 0.5)):
-        rows, t, noise = finetune._draw(pairs, count, g, 1000)
+        rows, t, noise = finetune.draw(pairs, count, g, 1000)
         for i in range(count):
             row = rows[i : i + 1]
             states = pairs.states[pairs.text[row]]
@@ -102,15 +102,15 @@ def test_without_reward_and_pre_training_nothing_but_weight_decay_moves_the_weig
 
 
 def test_the_timesteps_of_a_batch_cover_the_schedule_evenly():
-    _, t, noise = finetune._draw(MODEL, 10, torch.Generator().manual_seed(0), 1000)
+    _, t, noise = finetune.draw(MODEL, 10, torch.Generator().manual_seed(0), 1000)
     assert sorted((t // 100).tolist()) == list(range(10)) and noise.shape == (10, 16, 8, 8)
 
 
 def test_arms_that_differ_in_weights_beta_or_rate_see_the_same_batches_and_noise(tune, monkeypatch):
     def seen(spec=SPEC, model=MODEL):
-        draws, draw = [], finetune._draw
+        draws, draw = [], finetune.draw
         with monkeypatch.context() as patch:
-            patch.setattr(finetune, "_draw", lambda *args: draws.append(draw(*args)) or draws[-1])
+            patch.setattr(finetune, "draw", lambda *args: draws.append(draw(*args)) or draws[-1])
             tune(spec, model)
         return [x for drawn in draws for x in drawn]
 
@@ -167,8 +167,8 @@ def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(make_pipe, tmp_pat
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpoint, "save", killed)
         stage()
-    draws, draw = [], finetune._draw
-    monkeypatch.setattr(finetune, "_draw", lambda *args: draws.append(1) or draw(*args))
+    draws, draw = [], finetune.draw
+    monkeypatch.setattr(finetune, "draw", lambda *args: draws.append(1) or draw(*args))
     resumed = stage()
     assert len(draws) == 2 * 3  # three updates of two draws were left
     for name, weight in weights(pipes[0]).items():  # float32, the average is in the files
