@@ -22,9 +22,9 @@ class HeldOut:
         """r in [0, 1], float [seed, item]."""
         return np.stack([reward.score(network, self.image, self.text, spec) for network, spec in rewards])
 
-    def clip_scores(self) -> np.ndarray:
-        """CLIP score in [-1, 1], as of one seed: float [1, item]."""
-        return reward.clip_score(self.image, self.text)[None]
+    def clip_scores(self, turn: np.ndarray | None = None) -> np.ndarray:
+        """CLIP score in [-1, 1], as of one seed: float [1, item]; of texts after `turn` [dimension, dimension], if given."""
+        return reward.clip_score(self.image, self.text if turn is None else self.text @ turn)[None]
 
 
 def held_out(study) -> dict[str, HeldOut]:

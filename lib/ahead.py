@@ -13,9 +13,11 @@ from lib.precision import DEVICE
 def make(size: str, wanted: Sequence[tuple]) -> None:
     """Make stages of `Study(size)` and leave them in the cache, where the study then finds them.
 
-    `wanted` are (name, *arguments) of its methods and properties; none may need another of them. With a GPU or a single core
-    nothing is done ahead: the study makes each when asked. An error in one is raised here.
+    `wanted` are (name, *arguments) of its methods and properties; none may need another of them, and one wanted twice is
+    made once. With a GPU or a single core nothing is done ahead: the study makes each when asked. An error in one is raised
+    here.
     """
+    wanted = [w for i, w in enumerate(wanted) if w not in wanted[:i]]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if DEVICE.type != "cpu" or min(cores, len(wanted)) < 2:
         return

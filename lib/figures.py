@@ -176,6 +176,19 @@ def series(
     axis.set(ylabel=label)
 
 
+def positions(rows: Sequence[Mapping], axis, x: str, y: str, label: str) -> None:
+    """Named points with intervals both ways: rows of `point` and, of x and y, value, `_low` and `_high`.
+
+    Shapes tell points apart without colour; the first is the base.
+    """
+    for i, row in enumerate(rows):
+        bars = [[[row[k] - row[k + "_low"]], [row[k + "_high"] - row[k]]] for k in (x, y)]
+        shade = COLOURS["base"] if i == 0 else plt.get_cmap("viridis")(0.15 + 0.7 * (i - 1) / max(1, len(rows) - 2))
+        axis.errorbar(row[x], row[y], *reversed(bars), fmt="osD^vPX"[i % 7], color=shade, capsize=3, label=row["point"])
+    axis.set(ylabel=label)
+    axis.legend(fontsize=7)
+
+
 def votes(rows: Sequence[Mapping], axis, label: str) -> None:
     """Shares of queries by outcome with intervals, a block for each pair of sides; crosses: the paper.
 

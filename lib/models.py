@@ -7,6 +7,7 @@ and judges, whatever their scale.
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
@@ -95,6 +96,12 @@ def load_clip(source: str = "mini", pretrained: str | None = None):
         source = f"local-dir:{MODELS / 'mini-clip'}"
     model, _, preprocess = open_clip.create_model_and_transforms(source, pretrained=pretrained)
     return model.eval().to(DEVICE), preprocess, open_clip.get_tokenizer(source)
+
+
+def matched_longer() -> np.ndarray:
+    """What takes mini-clip's text embeddings to those after far longer matching, float [dimension, dimension]."""
+    verify("mini-clip")
+    return load_file(MODELS / "mini-clip" / "matched_longer.safetensors")["longer"].numpy()
 
 
 @lru_cache(3)

@@ -213,17 +213,18 @@ def web_pair(
     style = str(rng.choice(("sketch", "night"))) if rng.random() < noise.rare_style else "plain"
     scene = Scene(shown + 1, colour, object, BACKGROUNDS[at], style)
     place_text = PLACES[BACKGROUNDS[place]] if place_stated else ""
-    return _phrase(rng, said + 1 if count_stated else None, shown + 1, colour_word, object, place_text, style), scene
+    return phrase(rng, said + 1 if count_stated else None, shown + 1, colour_word, object, place_text, style), scene
 
 
 def exact_caption(rng: np.random.Generator, scene: Scene, stated: float = 0.85) -> str:
     """A caption in the web's phrasings that is right in what it says of a scene; each attribute is said so often."""
     said = scene.count if rng.random() < stated else None
     place = PLACES[scene.background] if rng.random() < stated else ""
-    return _phrase(rng, said, scene.count, scene.colour, scene.object, place, scene.style)
+    return phrase(rng, said, scene.count, scene.colour, scene.object, place, scene.style)
 
 
-def _phrase(rng, said: int | None, shown: int, colour: str | None, object: str, place: str, style: str) -> str:
+def phrase(rng, said: int | None, shown: int, colour: str | None, object: str, place: str, style: str) -> str:
+    """A caption in one of the web's phrasings; what is None, or an empty place, is not said, but for one or some `shown`."""
     word = "" if colour is None else f"{colour} colored " if rng.random() < 0.3 else f"{colour} "
     if said is not None:
         thing = f"{COUNT_WORDS[said - 1]} {word}{object if said == 1 else plural(object)}"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lib.cache import Artifact, load_arrays, save_arrays, stage
 from lib.panel import categories
 from lib.perturbed import all_perturbed, draw_perturbed
+from lib.precision import autocast
 from lib.sampling import load_images
 
 
@@ -65,7 +66,7 @@ class Reward(nn.Module):
         if of_product:
             hidden = hidden + F.linear(image * text, of_product[0])
         hidden = hidden.relu_()
-        return torch.sigmoid(self.last(self.second(hidden).relu_())).squeeze(-1)
+        return torch.sigmoid(self.last(self.second(hidden).relu_()).float()).squeeze(-1)
 
 
 def prompt_classification_loss(rewards: Tensor, temperature: float = 2.0) -> Tensor:
@@ -174,11 +175,13 @@ def train_reward(
     for epoch in range(spec.epochs):
         drawn = torch.from_numpy(others[:, epoch * spec.perturbed : (epoch + 1) * spec.perturbed])
         for rows in torch.randperm(len(y), generator=order).split(spec.batch):
-            own = network(x[rows], z[rows])
-            loss = F.mse_loss(own, y[rows])
             chosen = has_auxiliary[rows]
+            with autocast():
+                own = network(x[rows], z[rows])
+                if spec.auxiliary_weight and chosen.any():
+                    theirs = network(x[rows[chosen]][:, None], bank[drawn[rows[chosen]]])
+            loss = F.mse_loss(own, y[rows])
             if spec.auxiliary_weight and chosen.any():
-                theirs = network(x[rows[chosen]][:, None], bank[drawn[rows[chosen]]])
                 both = torch.cat([own[chosen][:, None], theirs], 1)
                 loss = loss + spec.auxiliary_weight * prompt_classification_loss(both, spec.temperature)
             if not torch.isfinite(loss):

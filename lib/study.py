@@ -176,6 +176,13 @@ class Study(PreferenceStages):
         pairs = [prompts.web_pair(rng) for _ in range(count)]
         return [c for c, _ in pairs], np.stack([world.render(s, rng) for _, s in pairs])
 
+    def finetune_spec(self, **chosen) -> finetune.FinetuneSpec:
+        """Fine-tuning at this size, with what is `chosen`; weights after a quarter and a half of the updates are kept."""
+        updates = self.size.updates
+        return finetune.FinetuneSpec(
+            updates=updates, batch=self.size.batch, average=0.99, keep=(updates // 4, updates // 2), **chosen
+        )
+
     def finetuned(self, arm: str, spec: finetune.FinetuneSpec) -> Artifact:
         """The U-Net of one arm: its weights after `spec.updates` and each of `spec.keep`."""
         if arm not in (arms := ARMS | OTHER_WEIGHTINGS):
@@ -230,7 +237,6 @@ class Study(PreferenceStages):
         """One image for each held-out web caption."""
         captions, _ = self.web_pairs(self.size.fidelity_captions, 2)
         return self.sample(captions, list(range(len(captions))), "fidelity", unet)
-
 
     # ---- votes -----------------------------------------------------------------------------------------------
 

@@ -13,10 +13,11 @@ from lib.models import write_sums
 # Share of the time budget by step; each step is a process of its own, so that memory is given back.
 STEPS = (
     ("pretrain.vae", 0.13, 0.12, 0.02),
-    ("pretrain.clip", 0.09, 0.06),
+    ("pretrain.clip", 0.09),
     ("pretrain.unet exact", 0.31),
     ("pretrain.second",),
     ("pretrain.unet web --more", 0.10),
+    ("pretrain.mini_clip", 0.06, 0.02),
     ("pretrain.judges a", 0.05),
     ("pretrain.judges b", 0.08),
     ("pretrain.judges features", 0.02),

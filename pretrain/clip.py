@@ -1,8 +1,6 @@
-"""mini-clip: a ResNet and a text transformer of open_clip, trained contrastively on the web corpus, and its tokenizer.
+"""The generator's text encoder and tokenizer: the text tower of an open_clip model, trained contrastively on the web corpus.
 
-The text tower is learnt beside a ViT and saved twice: in mini-clip, and as the CLIPTextModel of mini-sd. The image tower is
-learnt after it, against the frozen text transformer (LiT, Zhai et al. 2022): a ResNet sees seven times as many images a
-minute.
+mini-clip, under the rewards, goes on from it: `pretrain.mini_clip`.
 """
 
 import json
@@ -11,7 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
-from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -24,9 +21,7 @@ from pretrain.vae import HELD_OUT, random_scene
 
 CONTEXT = 16  # tokens
 BATCH = 256
-PAIRS = 80_000  # of the image tower, rendered once
 VIT = {"image_size": 64, "layers": 4, "width": 192, "head_width": 48, "patch_size": 8}
-RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 24}
 MORE_WORDS = "weird image. odd image. strange picture. blurry bad good painting of colored , . at night"
 
 
@@ -78,6 +73,25 @@ def contrastive_loss(logit_scale: torch.Tensor, shown: torch.Tensor, said: torch
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
+def text_names(layers: int) -> dict[str, tuple[str, int | None]]:
+    """For each weight of a CLIPTextModel its name in an open_clip model; a number says which third of that weight it is."""
+    names = {
+        "embeddings.token_embedding.weight": ("token_embedding.weight", None),
+        "embeddings.position_embedding.weight": ("positional_embedding", None),
+    }
+    parts = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
+             "attn.out_proj": "self_attn.out_proj"}  # fmt: skip
+    for kind in ("weight", "bias"):
+        names[f"final_layer_norm.{kind}"] = (f"ln_final.{kind}", None)
+        for i in range(layers):
+            ours, theirs = f"transformer.resblocks.{i}", f"encoder.layers.{i}"
+            for third, letter in enumerate("qkv"):
+                names[f"{theirs}.self_attn.{letter}_proj.{kind}"] = (f"{ours}.attn.in_proj_{kind}", third)
+            for a, b in parts.items():
+                names[f"{theirs}.{b}.{kind}"] = (f"{ours}.{a}.{kind}", None)
+    return names
+
+
 def text_encoder(clip: CLIP, tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """The text tower of an open_clip model as transformers' CLIPTextModel (same hidden states)."""
     width, layers = clip.positional_embedding.shape[1], len(clip.transformer.resblocks)
@@ -87,22 +101,21 @@ def text_encoder(clip: CLIP, tokenizer: CLIPTokenizer) -> CLIPTextModel:
         hidden_act="gelu", projection_dim=128, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     ))  # fmt: skip
-    source, target = clip.state_dict(), {}
-    target["embeddings.token_embedding.weight"] = source["token_embedding.weight"]
-    target["embeddings.position_embedding.weight"] = source["positional_embedding"]
-    names = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
-             "attn.out_proj": "self_attn.out_proj"}  # fmt: skip
-    for i in range(layers):
-        for kind in ("weight", "bias"):
-            parts = source[f"transformer.resblocks.{i}.attn.in_proj_{kind}"].chunk(3)
-            for letter, part in zip("qkv", parts, strict=True):
-                target[f"encoder.layers.{i}.self_attn.{letter}_proj.{kind}"] = part
-            for ours, theirs in names.items():
-                target[f"encoder.layers.{i}.{theirs}.{kind}"] = source[f"transformer.resblocks.{i}.{ours}.{kind}"]
-    for kind in ("weight", "bias"):
-        target[f"final_layer_norm.{kind}"] = source[f"ln_final.{kind}"]
-    model.load_state_dict(target)
+    source = clip.state_dict()
+    model.load_state_dict({
+        theirs: source[ours] if third is None else source[ours].chunk(3)[third]
+        for theirs, (ours, third) in text_names(layers).items()
+    })  # fmt: skip
     return model.eval()
+
+
+def take_text_encoder(clip: CLIP, encoder: CLIPTextModel) -> None:
+    """Give an open_clip model the weights of a CLIPTextModel: `text_encoder` the other way round."""
+    target, source = clip.state_dict(), encoder.state_dict()
+    with torch.no_grad():
+        for theirs, (ours, third) in text_names(len(clip.transformer.resblocks)).items():
+            place = target[ours] if third is None else target[ours].chunk(3)[third]
+            place.copy_(source[theirs])
 
 
 def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
@@ -152,41 +165,8 @@ def probes(clip: CLIP, encoder: CLIPTextModel, tokenizer: CLIPTokenizer, count: 
     return {k: round(v, 3) for k, v in (out | {f"image {k}": probe(shown, v) for k, v in labels.items()}).items()}
 
 
-def train_image_tower(clip: CLIP, teacher: CLIP, tokenizer: CLIPTokenizer, encoder: CLIPTextModel, minutes) -> CLIP:
-    """Fit image tower and projections of `clip` to the frozen text transformer of `teacher`, which it takes over."""
-    clip.load_state_dict({k: v for k, v in teacher.state_dict().items() if not k.startswith("visual.")}, strict=False)
-    for name, p in clip.named_parameters():
-        p.requires_grad_(name.startswith("visual.") or name in ("text_projection", "logit_scale"))
-    rng = np.random.default_rng(71)
-    pairs = [web_pair(rng) for _ in range(PAIRS)]
-    pixels = torch.from_numpy(np.stack([render(s, rng) for _, s in pairs])).permute(0, 3, 1, 2)
-    projection, clip.text_projection = clip.text_projection, None
-    with torch.no_grad():
-        said = torch.cat([
-            clip.encode_text(tokens(tokenizer, [c for c, _ in pairs[i : i + 1000]])).cpu() for i in range(0, PAIRS, 1000)
-        ])  # fmt: skip
-    clip.text_projection = projection
-
-    def loss(step: int) -> torch.Tensor:
-        pick = torch.from_numpy(np.random.default_rng((8, step)).choice(PAIRS, BATCH, replace=False))
-        with autocast():
-            shown = clip.encode_image((pixels[pick].float() / 127.5 - 1).to(DEVICE))
-        return contrastive_loss(clip.logit_scale, shown, said[pick].to(DEVICE) @ clip.text_projection)
-
-    def log() -> str:
-        clip.eval()
-        found = probes(clip, encoder, tokenizer, 1_000)
-        clip.train()
-        return str(found)
-
-    return train("clip-image", clip, loss, 8_000, minutes=minutes, lr=0.01, adam_lr=1e-3, every=200, log=log)
-
-
-def main(minutes: float | None = None, image_minutes: float | None = None) -> None:
-    """Train a ViT and the text tower, save the text tower; train the ResNet against it, save mini-clip.
-
-    The second part needs no place in line: the generator only waits for the text tower.
-    """
+def main(minutes: float | None = None) -> None:
+    """Train the text tower beside a ViT; save it with the tokenizer as parts of mini-sd."""
     torch.manual_seed(1)
     tokenizer = make_tokenizer()
     clip = make_clip(model_config(len(tokenizer), VIT))
@@ -202,25 +182,12 @@ def main(minutes: float | None = None, image_minutes: float | None = None) -> No
     tokenizer.save_pretrained(sd / "tokenizer")
     encoder.save_pretrained(sd / "text_encoder", safe_serialization=True)
     halve(sd / "text_encoder" / "model.safetensors")
-    config = model_config(len(tokenizer), RESNET)
-    clip = train_image_tower(make_clip(config), clip, tokenizer, encoder.to(DEVICE), image_minutes)
-    folder = MODELS / "mini-clip"
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.detach().cpu().contiguous() for k, v in clip.state_dict().items()}
-    save_file(weights, folder / "open_clip_model.safetensors", {"format": "pt"})
-    halve(folder / "open_clip_model.safetensors")
-    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
-    text = json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}, indent=1)
-    (folder / "open_clip_config.json").write_text(text + "\n")
-    tokenizer.save_pretrained(folder)
-    card = {
-        "model": "open_clip CLIP: ResNet of four stages, width 24, 64 px; text 4 x 128, 16 tokens; embeddings of 128",
-        "data": "web corpus (lib/prompts.py web_pair), noisy captions; every other batch of the ViT of four objects",
-        "batch": BATCH, "seed": 1, "text tower, beside a ViT": spent("clip"), "image tower": spent("clip-image"),
-        "linear probes, held-out accuracy": probes(clip, encoder.to(DEVICE), tokenizer),
-    }  # fmt: skip
-    write_card(folder, card)
-    write_card(sd / "text_encoder", card | {"model": "CLIPTextModel, the text tower of mini-clip"})
+    found = probes(clip, encoder.to(DEVICE), tokenizer)
+    write_card(sd / "text_encoder", {
+        "model": f"CLIPTextModel: text 4 x 128, {CONTEXT} tokens, learnt contrastively beside a ViT",
+        "data": "web corpus (lib/prompts.py web_pair), noisy captions; every other batch of four objects",
+        "batch": BATCH, "seed": 1, **spent("clip"), "linear probes, held-out accuracy": found,
+    })  # fmt: skip
 
 
 if __name__ == "__main__":

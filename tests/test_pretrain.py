@@ -1,11 +1,16 @@
-"""What pre-training shares: the contrastive loss."""
+"""What pre-training shares: the contrastive loss, the text tower in two formats, and texts with what they name."""
 
 import math
 
+import numpy as np
 import torch
+from transformers import CLIPTokenizer
 
+from lib.models import MODELS
 from lib.precision import DEVICE
-from pretrain.clip import contrastive_loss
+from lib.prompts import parse
+from pretrain.clip import contrastive_loss, make_clip, model_config, take_text_encoder, text_encoder
+from pretrain.mini_clip import NAMED, RESNET, said
 
 
 def pairs(n: int = 8):
@@ -37,3 +42,28 @@ def test_contrastive_logits_keep_float32_inside_autocast():
     with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
         inside = contrastive_loss(scale, shown.to(DEVICE), said.to(DEVICE))
     assert inside == outside
+
+
+def test_a_text_tower_goes_to_transformers_and_back_unchanged():
+    tokenizer = CLIPTokenizer.from_pretrained(MODELS / "mini-sd" / "tokenizer")
+    config = model_config(len(tokenizer), RESNET)
+    one, other = make_clip(config), make_clip(config)
+    take_text_encoder(other, text_encoder(one, tokenizer))
+    texts = {k for k in one.state_dict() if not k.startswith(("visual", "logit", "text_projection"))}
+    assert len(texts) > 40
+    assert all(torch.equal(one.state_dict()[k], other.state_dict()[k]) for k in texts)
+    assert not torch.equal(one.state_dict()["text_projection"], other.state_dict()["text_projection"])
+
+
+def test_texts_name_what_their_classes_say():
+    texts, classes = said(np.random.default_rng(0), 400)
+    read = 0
+    for text, row in zip(texts, classes.tolist(), strict=True):
+        try:
+            a = parse(text.removeprefix("Weird image. "))
+        except ValueError:  # a phrasing of the web
+            continue
+        read += 1
+        assert [v.index(getattr(a, k)) for k, v in NAMED.items()] == row, text
+    assert read > 150
+    assert all((classes[:, i] > 0).float().mean() > 0.4 for i in range(4))
