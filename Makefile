@@ -10,7 +10,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 NOTEBOOKS = $(sort $(wildcard notebooks/[0-9]*.ipynb))
 
-.PHONY: help env test reproduce smoke notebook report pretrain stale lint clean
+.PHONY: help env test reproduce smoke notebook report browser bench pretrain stale lint clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -38,6 +38,12 @@ notebook: env  ## JupyterLab on notebooks/
 
 report: env  ## a site of the executed notebooks, reports/site/index.html
 	$(RUN) -m lib.site --size $(SIZE)
+
+browser: env  ## the site's pages and, in JupyterLab, notebook 04 with an edit, in headless Chromium
+	$(RUN) tests/browser.py
+
+bench: env  ## speed of rendering, sampling, learning a reward and fine-tuning on this machine
+	$(RUN) -m lib.bench
 
 pretrain: env  ## train the shipped models again (BUDGET=minutes)
 	$(RUN) -m pretrain $(if $(BUDGET),--minutes $(BUDGET))

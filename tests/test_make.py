@@ -9,7 +9,8 @@ import pytest
 from lib.paths import ROOT
 
 MAKEFILE = (ROOT / "Makefile").read_text()
-TARGETS = ("env", "test", "reproduce", "smoke", "notebook", "report", "pretrain", "stale", "lint", "clean")
+TARGETS = ("env", "test", "reproduce", "smoke", "notebook", "report", "browser", "bench", "pretrain",
+           "stale", "lint", "clean")  # fmt: skip
 
 
 def make(*arguments):
