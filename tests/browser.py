@@ -7,6 +7,7 @@ each page of the site loads with nothing on its console. Chromium must be on the
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -125,13 +126,13 @@ def chromium(folder: Path) -> Iterator[Page]:
 def run_in_jupyterlab(page: Page, folder: Path) -> None:
     """Open a copy of the notebook in JupyterLab, edit it, run all of it; raises RuntimeError if a cell fails."""
     shutil.copy(ROOT / "notebooks" / NOTEBOOK, folder)
-    port = free_port()
+    port, token = free_port(), secrets.token_hex()
     command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}",
-               "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}",
+               f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",
                "--LabApp.expose_app_in_browser=True"]  # fmt: skip
     with running(command, env=os.environ | {"PYTHONPATH": str(ROOT)}):
-        until(lambda: urlopen(f"http://127.0.0.1:{port}/api").status == 200, 60, "JupyterLab to start")
-        page.open(f"http://127.0.0.1:{port}/lab")
+        until(lambda: urlopen(f"http://127.0.0.1:{port}/api").status == 200, 180, "JupyterLab to start")
+        page.open(f"http://127.0.0.1:{port}/lab?token={token}")
         until(lambda: page.run("typeof jupyterapp !== 'undefined' && jupyterapp.started.then(() => true)"), 120, "the page")
         page.run(OPEN % (json.dumps(NOTEBOOK), json.dumps(EDITS)))
 
