@@ -31,12 +31,12 @@ class PreferenceSpec:
 
     image_share: float = 10 / 24  # of the image encoder's layers, the last ones
     text_share: float = 6 / 12
-    scale: float = 100.0  # of cosines in the softmax: logits are HPS
+    scale: float = 10.0  # of cosines in the softmax, near mini-clip's own; CLIP's, and so the paper's, is 100
     choices: float = 1.0  # share of the training prompts that is used
     coin: bool = False  # a control: choices made by coin
     epochs: int | None = None  # None: those of the study's size
     batch: int = 16  # prompts
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     weight_decay: float = 3.1e-3
     seed: int = 0
 

@@ -155,13 +155,14 @@ class PreferenceStages:
         return [self.labelled_images, self.unlabelled_images]
 
     def selection(self, spec: AdaptationSpec, coin: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Preferred and non-preferred images of the pool, int [image] each; by a coin's score, as many as by HPS."""
+        """Preferred and non-preferred images of the pool, int [image] each; by a coin's score, as many as by HPS. Softmax is
+        taken as in training: of `scale` x cosine."""
         shown = [sampling.load_images(s) for s in self.pool]
         texts = [p for s in shown for p in s.prompts]
         usable = ~adaptation.near_uniform(np.concatenate([s.pixels for s in shown]))
 
         def chosen(by: PreferenceSpec, budget=None):
-            scores = np.concatenate([self.hps(s, by) for s in self.pool])
+            scores = np.concatenate([self.hps(s, by) for s in self.pool]) * by.scale / 100
             return adaptation.select(scores, texts, usable, spec.threshold, budget)
 
         found = chosen(PreferenceSpec())
