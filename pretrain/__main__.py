@@ -14,7 +14,7 @@ from lib.models import write_sums
 STEPS = (
     ("pretrain.vae", 0.13, 0.12, 0.02),
     ("pretrain.clip", 0.09),
-    ("pretrain.unet exact", 0.31),
+    ("pretrain.unet exact", 0.29),
     ("pretrain.second",),
     ("pretrain.unet web --more", 0.10),
     ("pretrain.mini_clip", 0.06, 0.02),

@@ -84,6 +84,7 @@ def test_prompts_are_classified_for_good_items_only(data):
 
 def test_each_good_image_is_scored_with_its_own_prompt_and_its_own_draws(data, monkeypatch):
     spec, seen = replace(SPEC, epochs=2, batch=1200), []
+    monkeypatch.setattr("lib.precision.FAST_BFLOAT16", False)  # rows are sorted by their first reward: no rounding
     monkeypatch.setattr(
         reward, "prompt_classification_loss",
         lambda rewards, t: seen.append(rewards.detach().numpy()) or prompt_classification_loss(rewards, t),
