@@ -257,7 +257,7 @@ def adapted(monkeypatch):
     monkeypatch.setattr(Study, "pool", [Artifact("images", "pool", None, "digest of pool", 0.0)])
     monkeypatch.setattr(Study, "base_digest", "digest of base")
     monkeypatch.setattr(Study, "web_pairs", lambda self, n, first: (["a dog"] * n, np.zeros((n, 64, 64, 3), np.uint8)))
-    monkeypatch.setattr(Study, "hps", lambda self, images, spec: scores[spec.coin])
+    monkeypatch.setattr(Study, "hps", lambda self, images, spec: 100 / spec.scale * scores[spec.coin])
     monkeypatch.setattr(sampling, "load_images", lambda made: shown)
     monkeypatch.setattr(finetune, "encoded", lambda pipe, pixels, texts: (pixels[:, 0, 0, 0].tolist(), texts))
     monkeypatch.setattr(
