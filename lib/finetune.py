@@ -100,11 +100,19 @@ def encoded(
     return Pairs(encode(pipe, pixels).cpu(), states, text, weights)
 
 
+def noise_levels(count: int, g: torch.Generator) -> Tensor:
+    """Levels in [0, 1), float [count]: two in five spread evenly, the others over the last fifth, where a scene is composed.
+
+    A glyph fills many latents and shows through all but the strongest noise: there it is settled how many there are.
+    """
+    even = (torch.arange(count) + torch.rand(count, generator=g)) / count
+    return torch.where(even < 0.4, even / 0.4, 0.8 + (even - 0.4) / 3)[torch.randperm(count, generator=g)]
+
+
 def draw(pairs: Pairs, count: int, g: torch.Generator, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows int64 [count], timesteps int64 [count], spread evenly over `steps`, and noise like the latents."""
+    """Rows int64 [count], timesteps int64 [count] out of `steps` by `noise_levels`, and noise like the latents."""
     rows = torch.randint(len(pairs.latents), (count,), generator=g)
-    t = ((torch.arange(count) + torch.rand(count, generator=g)) * steps / count).long()
-    t = t[torch.randperm(count, generator=g)]
+    t = (steps * noise_levels(count, g)).long()
     noise = torch.randn((count, *pairs.latents.shape[1:]), generator=g)
     return rows, t, noise
 

@@ -101,9 +101,10 @@ def test_without_reward_and_pre_training_nothing_but_weight_decay_moves_the_weig
         torch.testing.assert_close(p.detach(), decay * before[name], atol=1e-8, rtol=1e-6)
 
 
-def test_the_timesteps_of_a_batch_cover_the_schedule_evenly():
-    _, t, noise = finetune.draw(MODEL, 10, torch.Generator().manual_seed(0), 1000)
-    assert sorted((t // 100).tolist()) == list(range(10)) and noise.shape == (10, 16, 8, 8)
+def test_the_timesteps_of_a_batch_cover_the_schedule_and_most_lie_where_a_scene_is_composed():
+    _, t, noise = finetune.draw(MODEL, 50, torch.Generator().manual_seed(0), 1000)
+    assert (t < 800).sum() == 16 and (t >= 800).sum() == 34 and t.max() < 1000 and noise.shape == (50, 16, 8, 8)
+    assert set((t // 100).tolist()) == set(range(10)) and t.tolist() != sorted(t.tolist())
 
 
 def test_arms_that_differ_in_weights_beta_or_rate_see_the_same_batches_and_noise(tune, monkeypatch):
