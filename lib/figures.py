@@ -152,7 +152,7 @@ def curves(
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.set_xticks([t for i, t in enumerate(ticks) if i == 0 or t > 1.25 * ticks[i - 1]])
     axis.xaxis.set_major_formatter(lambda t, _: f"{t:,.0f}")
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
 
 def series(
@@ -186,7 +186,8 @@ def positions(rows: Sequence[Mapping], axis, x: str, y: str, label: str) -> None
         shade = COLOURS["base"] if i == 0 else plt.get_cmap("viridis")(0.15 + 0.7 * (i - 1) / max(1, len(rows) - 2))
         axis.errorbar(row[x], row[y], *reversed(bars), fmt="osD^vPX"[i % 7], color=shade, capsize=3, label=row["point"])
     axis.set(ylabel=label)
-    axis.legend(fontsize=7)
+    if axis.get_subplotspec().is_first_row():  # the rows below show the same points
+        axis.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
 
 
 def votes(rows: Sequence[Mapping], axis, label: str) -> None:

@@ -167,7 +167,7 @@ class CaptionNoise:
     """
 
     count_stated: float = 0.65
-    count_right: tuple[float, ...] = (0.92, 0.70, 0.48, 0.36, 0.20, 0.12)
+    count_right: tuple[float, ...] = (0.92, 0.78, 0.54, 0.60, 0.12, 0.06)
     colour_stated: float = 0.60
     colour_right: float = 0.75
     background_stated: float = 0.70
@@ -175,7 +175,7 @@ class CaptionNoise:
     rare_style: float = 0.03
 
 
-COUNT_PRIOR = np.array((0.30, 0.21, 0.16, 0.13, 0.11, 0.09))
+COUNT_PRIOR = np.array((0.32, 0.25, 0.15, 0.16, 0.07, 0.05))
 COLOUR_PRIOR = np.array((0.17, 0.12, 0.12, 0.13, 0.12, 0.09, 0.07, 0.11, 0.07))  # in the order of COLOURS
 BACKGROUND_PRIOR = np.array((0.14, 0.18, 0.07, 0.16, 0.13, 0.14, 0.09, 0.09))  # in the order of BACKGROUNDS
 
