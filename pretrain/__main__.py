@@ -1,7 +1,7 @@
 """`python -m pretrain [--minutes N]`: make every shipped model again, in order; a killed run goes on where it was.
 
 Without a budget each model is trained for its full number of updates (a GPU's work); with one, the minutes are shared out
-as they were for the shipped models on two CPU cores.
+much as they were for the shipped models on two CPU cores.
 """
 
 import argparse
@@ -12,16 +12,16 @@ from lib.models import write_sums
 
 # Share of the time budget by step; each step is a process of its own, so that memory is given back.
 STEPS = (
-    ("pretrain.vae", 0.13, 0.12, 0.02),
-    ("pretrain.clip", 0.09),
-    ("pretrain.unet exact", 0.29),
+    ("pretrain.vae", 0.11, 0.10, 0.02),
+    ("pretrain.clip", 0.06),
+    ("pretrain.unet exact", 0.40),
     ("pretrain.second",),
-    ("pretrain.unet web --more", 0.10),
-    ("pretrain.mini_clip", 0.06, 0.02),
-    ("pretrain.judges a", 0.05),
-    ("pretrain.judges b", 0.08),
-    ("pretrain.judges features", 0.02),
-    ("pretrain.judges votes", 0.02),
+    ("pretrain.unet web --more", 0.16),
+    ("pretrain.mini_clip", 0.04, 0.01),
+    ("pretrain.judges a", 0.03),
+    ("pretrain.judges b", 0.05),
+    ("pretrain.judges features", 0.01),
+    ("pretrain.judges votes", 0.01),
 )
 
 
