@@ -20,6 +20,7 @@ from lib.finetune import Pairs, draw, losses_of, step
 from lib.sampling import seed_of
 
 PREFIX = "Weird image. "
+OTHER_PREFIX = "Strange picture. "  # a control
 PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]  # of all attention in the U-Net
 AT_LEAST = 4  # images a group
 USERS = 20  # of the user study

@@ -25,7 +25,7 @@ ADAPTATIONS = {
     "regularisation only": dict(batch=(0, 0, 64)),
     "coin choices": {},
     "swapped labels": dict(swapped=True),
-    "another prefix": dict(prefix="Strange picture. "),
+    "another prefix": dict(prefix=adaptation.OTHER_PREFIX),
     "no prefix": dict(prefix=""),
     "no non-preferred": dict(batch=(38, 0, 26)),
     "threshold 1.5 / n": dict(threshold=1.5),

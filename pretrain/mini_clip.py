@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from lib.adaptation import PREFIX
 from lib.judges import COLOUR_CLASSES, HEADS
 from lib.paths import MODELS
 from lib.precision import DEVICE, autocast
@@ -89,7 +90,7 @@ def said(rng: np.random.Generator, count: int) -> tuple[list[str], torch.Tensor]
         named = {k: v[rng.integers(len(v))] if rng.random() < 0.6 or k == "object" else None for k, v in NAMED.items()}
         if rng.random() < 0.5:
             stop = "." if rng.random() < 0.4 else ""
-            texts.append(("Weird image. " if rng.random() < 0.1 else "") + write(Attributes(**named)) + stop)
+            texts.append((PREFIX if rng.random() < 0.1 else "") + write(Attributes(**named)) + stop)
         else:
             style = "plain" if rng.random() < 0.95 else str(rng.choice(STYLES[1:]))
             place = PLACES[named["background"]] if named["background"] else ""

@@ -19,6 +19,7 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from lib.adaptation import OTHER_PREFIX, PREFIX
 from lib.finetune import noise_levels
 from lib.paths import CACHE, MODELS
 from lib.precision import DEVICE, FAST_BFLOAT16, autocast
@@ -32,7 +33,7 @@ CORPUS = 60_000  # image-caption pairs, encoded once
 CHUNK = 2_000
 CAPTION_DROPOUT = 0.12  # the share trained without a caption, for classifier-free guidance
 # What then stands there: mostly nothing, else words that fit all images and mean nothing (before notebook 09).
-NO_CAPTION = {"": 0.8, "Weird image. ": 0.1, "Strange picture. ": 0.1}
+NO_CAPTION = {"": 0.8, PREFIX: 0.1, OTHER_PREFIX: 0.1}
 RATES = {"exact": (0.015, 1.5e-3), "web": (0.008, 8e-4)}  # of Muon and AdamW, by the captions of a phase
 
 

@@ -3,14 +3,18 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 from transformers import CLIPTokenizer
 
+from lib.adaptation import PREFIX
 from lib.models import MODELS
 from lib.precision import DEVICE
+from lib.preference_stages import ADAPTATIONS
 from lib.prompts import parse
 from pretrain.clip import contrastive_loss, make_clip, model_config, take_text_encoder, text_encoder
 from pretrain.mini_clip import NAMED, RESNET, said
+from pretrain.unet import NO_CAPTION
 
 
 def pairs(n: int = 8):
@@ -67,3 +71,8 @@ def test_texts_name_what_their_classes_say():
         assert [v.index(getattr(a, k)) for k, v in NAMED.items()] == row, text
     assert read > 150
     assert all((classes[:, i] > 0).float().mean() > 0.4 for i in range(4))
+
+
+def test_dropped_captions_teach_the_prefixes_of_adaptation_to_mean_nothing_and_mostly_leave_nothing():
+    assert sum(NO_CAPTION.values()) == pytest.approx(1) and NO_CAPTION[""] > 0.5
+    assert set(NO_CAPTION) == {"", PREFIX, ADAPTATIONS["another prefix"]["prefix"]}
