@@ -15,7 +15,8 @@ from lib.cache import Artifact
 from lib.choices import TasteSpec
 from lib.config import SIZES
 from lib.finetune import Pairs
-from lib.preference_stages import ADAPTATIONS
+from lib.preference import PreferenceSpec
+from lib.preference_stages import ADAPTATIONS, PreferenceStages
 from lib.study import Study
 from lib.world import SEEN
 
@@ -69,6 +70,25 @@ def test_an_image_of_one_colour_is_near_uniform_and_a_picture_is_not():
     images[1] = 128 + images[1] // 64
     images[2, ..., 1:] = 0  # one channel alone is enough of a picture
     assert near_uniform(images).tolist() == [False, True, False]
+
+
+def test_hps_selects_as_it_was_learnt_a_coin_as_many_and_swapped_labels_change_places(monkeypatch):
+    rng = np.random.default_rng(2)
+    texts = np.repeat([f"prompt {i}" for i in range(40)], 6)
+    score, toss = 3 * rng.standard_normal((2, 240))  # HPS, so 100 x cosine
+    shown = SimpleNamespace(prompts=texts.tolist(), pixels=rng.integers(0, 256, (240, 8, 8, 3)).astype(np.uint8))
+    monkeypatch.setattr(preference_stages.sampling, "load_images", lambda images: images)
+    monkeypatch.setattr(PreferenceStages, "pool", [shown])
+    monkeypatch.setattr(PreferenceStages, "hps", lambda self, images, spec: toss if spec.coin else score)
+    stages, spec = PreferenceStages(), AdaptationSpec(threshold=1.5)
+    best, worst = stages.selection(spec)
+    logits = score * PreferenceSpec().scale / 100
+    for ours, rule in zip((best, worst), select(logits, texts, np.ones(240, bool), 1.5), strict=True):
+        assert ours.tolist() == rule.tolist()
+    swapped, coin = stages.selection(replace(spec, swapped=True)), stages.selection(spec, coin=True)
+    assert swapped[0].tolist() == worst.tolist() and swapped[1].tolist() == best.tolist()
+    assert [len(c) for c in coin] == [len(best), len(worst)] and coin[0].tolist() != best.tolist()
+    assert len(best) < len(select(score, texts, np.ones(240, bool), 1.5)[0])  # at the scale of cosines more would pass
 
 
 # ---- training -----------------------------------------------------------------------------------------------------
