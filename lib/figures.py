@@ -227,9 +227,11 @@ def reliability(scores: np.ndarray, good: np.ndarray, axis, bins: int = 10, labe
                      "high": float(middle + half), "n": n})  # fmt: skip
     x, y = [r["predicted"] for r in rows], [r["good"] for r in rows]
     error = [[max(0, r["good"] - r["low"]) for r in rows], [max(0, r["high"] - r["good"]) for r in rows]]
-    axis.errorbar(x, y, yerr=error, fmt="D-", color=COLOURS["reward"], capsize=3, markersize=5, label=label)
+    axis.errorbar(x, y, yerr=error, fmt=MARKERS.get(label, "D") + "-",
+                  color=COLOURS.get(label, COLOURS["reward"]), capsize=3, markersize=5, label=label)  # fmt: skip
     axis.plot([0, 1], [0, 1], "--", color="#777777", linewidth=1, label="perfect calibration")
-    axis.set(xlabel="predicted reward r", ylabel="share labelled good", xlim=(0, 1), ylim=(0, 1))
+    axis.set(xlabel=f"predicted reward r (n = {len(scores):,} images)", ylabel="share labelled good")
+    axis.set(xlim=(0, 1), ylim=(0, 1))
     axis.legend(fontsize=7)
     return rows
 
@@ -247,7 +249,8 @@ def claims(rows: Sequence[Mapping], figure_size: tuple[float, float] = (9, 8)) -
     """
     look = {"reproduced": ("o", "#2f6f9f"), "not reproduced": ("s", "#e07b39")}
     rows = [r for r in rows if r["value"] is not None and r["unit"] in ("%", "points", "%change")]
-    panels = {"share, or difference of shares (%, points)": [r for r in rows if r["unit"] != "%change"],
+    absolute = "share, mean reward or cosine x 100, or a difference of them (%, points)"
+    panels = {absolute: [r for r in rows if r["unit"] != "%change"],
               "relative difference (%)": [r for r in rows if r["unit"] == "%change"]}  # fmt: skip
     heights = [max(1, len(part)) for part in panels.values()]
     figure, axes = plt.subplots(2, 1, figsize=figure_size, height_ratios=heights, layout="constrained")
@@ -260,10 +263,12 @@ def claims(rows: Sequence[Mapping], figure_size: tuple[float, float] = (9, 8)) -
             filled = colour if marker == "o" else "white"
             axis.errorbar(x, i, xerr=error, fmt=marker, color=colour, markerfacecolor=filled, capsize=3, markersize=7)
             if r["paper_value"] is not None:
-                axis.plot(100 * r["paper_value"], i, "X", color="black", markersize=7)
+                axis.plot(100 * r["paper_value"], i - 0.25, "X", color="black", markersize=7)
         names = [f"{r['name']} (n = {r['n'] or 'not given'}, seeds = {r['seeds']})" for r in part]
         axis.set(yticks=range(len(part)), yticklabels=names, xlabel=label, ylim=(max(1, len(part)) - 0.5, -0.5))
         axis.grid(axis="y", color="#e4e4e4", linewidth=0.8)
+    axes[1].set_xscale("symlog", linthresh=20)  # one wide interval must not hide the others
+    axes[1].xaxis.set_major_formatter("{x:g}")
     for verdict, (marker, colour) in look.items():
         axes[0].plot([], [], marker, color=colour, markerfacecolor=colour if marker == "o" else "white", label=verdict)
     axes[0].plot([], [], "X", color="black", label="paper")

@@ -44,7 +44,9 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
 
 
 def kernel_distance(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> float:
-    """Kernel distance x 1000 (polynomial kernel, unbiased, mean of 20 subsets of half). Binkowski et al. 2018."""
+    """Kernel distance x 1000 (polynomial kernel, unbiased, mean of 20 subsets of half) of features in units of the real
+    ones' spread. Binkowski et al. 2018."""
+    real, fake = (x / real.std(0).mean() for x in (real, fake))
     size = min(len(real), len(fake)) // 2
     metric = KernelInceptionDistance(feature=Given(real.shape[1]), subsets=20, subset_size=size, normalize=False)
     metric = metric.set_dtype(torch.float64)

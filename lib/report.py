@@ -128,13 +128,20 @@ def percent(value: float, low: float | None = None, high: float | None = None) -
     return interval(*(None if x is None else 100 * x for x in (value, low, high)), digits=1, unit="%")
 
 
+def points(value: float, low: float | None = None, high: float | None = None) -> str:
+    """A difference of shares, in [-1, 1], as `+8.0 points [4.4, 11.9]`."""
+    text = interval(*(None if x is None else 100 * x for x in (value, low, high)), digits=1, unit="points")
+    return "+" + text if value > 0 else text
+
+
 def readme_values(size: str) -> dict[str, str]:
-    """Text for each marker: NAME and NAME_percent of a quality figure, minutes_NOTEBOOK and minutes_total."""
+    """Text for each marker: NAME, NAME_percent and NAME_points of a quality figure, minutes_NOTEBOOK and minutes_total."""
     values = {}
     for entry in quality_entries(size):
         numbers = entry["value"], entry["low"], entry["high"]
         values[entry["name"]] = interval(*numbers)
         values[f"{entry['name']}_percent"] = percent(*numbers)
+        values[f"{entry['name']}_points"] = points(*numbers)
     timings = [t for t in read_list(reports(size) / "timings.json", TIMING) if t["size"] == size]
     if timings:
         values |= {f"minutes_{t['notebook']}": f"{t['seconds'] / 60:.1f}" for t in timings}

@@ -23,7 +23,8 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "diffusion_pytorch_model.safetensors"):
         shutil.copyfile(source / name, FOLDER / name)
-    write_card(FOLDER, card | {"model": card["model"] + ", before its captions from the web"})
+    made_of = "an earlier checkpoint of mini-sd's, last trained on exact captions"
+    write_card(FOLDER, card | {"model": f"{card['model']}, {made_of}"})
 
 
 if __name__ == "__main__":

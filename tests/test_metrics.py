@@ -105,10 +105,11 @@ def test_the_kernel_distance_of_one_distribution_is_about_zero_and_grows_with_a_
 
 def test_the_kernel_distance_agrees_with_a_second_route():
     """With all images in each subset: unbiased squared gap under (x y / width + 1)^3."""
-    x, y = normal(40, 6, 0), normal(40, 6, 1) + 0.5
+    x, y = 7 * normal(40, 6, 0), 7 * normal(40, 6, 1) + 3.5
+    unit = x.std(0).mean()
 
     def kernel(a, b):
-        return (a @ b.T / 6 + 1) ** 3
+        return (a @ b.T / unit**2 / 6 + 1) ** 3
 
     def within(k):
         return (k.sum() - np.trace(k)) / (40 * 39)

@@ -79,6 +79,8 @@ def test_a_quality_list_with_an_unknown_key_is_refused(reports):
 def test_intervals_read_as_in_a_paper():
     assert report.percent(0.344, 0.301, 0.389) == "34.4 % [30.1, 38.9]"
     assert report.percent(0.344) == "34.4 %"
+    assert report.points(0.08, 0.044, 0.119) == "+8.0 points [4.4, 11.9]"
+    assert report.points(-0.028) == "-2.8 points"
     assert report.interval(29.96, 29.5, 30.44, digits=1) == "30.0 [29.5, 30.4]"
     assert report.interval(-1.234, None, None) == "-1.23"
 
@@ -90,7 +92,7 @@ def test_the_readme_gets_its_values_once(tmp_path):
     report.timing("06_trade", "full", 9000.0, {"cores": 2})
     readme = tmp_path / "README.md"
     readme.write_text(
-        "Up <!-- value:gain_percent -->?<!-- /value -->, "
+        "Up <!-- value:gain_percent -->?<!-- /value --> (<!-- value:gain_points --><!-- /value -->), "
         "<!-- value:minutes_05_tuning -->\n<!-- /value --> of "
         "<!-- value:minutes_total --><!-- /value --> min."
     )
@@ -98,7 +100,8 @@ def test_the_readme_gets_its_values_once(tmp_path):
     assert report.fill_readme(readme, values) is True
     assert report.fill_readme(readme, values) is False
     assert readme.read_text() == (
-        "Up <!-- value:gain_percent -->12.7 % [2.0, 23.4]<!-- /value -->, "
+        "Up <!-- value:gain_percent -->12.7 % [2.0, 23.4]<!-- /value --> "
+        "(<!-- value:gain_points -->+12.7 points [2.0, 23.4]<!-- /value -->), "
         "<!-- value:minutes_05_tuning -->15.5<!-- /value --> of "
         "<!-- value:minutes_total -->20<!-- /value --> min."
     )
