@@ -22,13 +22,12 @@ from lib.world import SEEN
 # What each adapted model changes; `coin choices` follows the score that was learnt from choices made by coin.
 ADAPTATIONS = {
     "adapted": {},
-    "regularisation only": dict(batch=(0, 0, 64)),
+    "regularisation only": dict(batch=(0, 0, 40)),
     "coin choices": {},
     "swapped labels": dict(swapped=True),
     "another prefix": dict(prefix=adaptation.OTHER_PREFIX),
     "no prefix": dict(prefix=""),
-    "no non-preferred": dict(batch=(38, 0, 26)),
-    "threshold 1.5 / n": dict(threshold=1.5),
+    "no non-preferred": dict(batch=(28, 0, 12)),
     "threshold 3 / n": dict(threshold=3.0),
     "rank 4": dict(rank=4),
 }
