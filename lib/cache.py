@@ -60,7 +60,7 @@ def stage(name: str, spec, inputs: Mapping[str, Artifact | str], make: Callable[
         "stage": name,
         "spec": asdict(spec) if is_dataclass(spec) else dict(spec),
         "inputs": {k: v.digest if isinstance(v, Artifact) else v for k, v in inputs.items()},
-        "source": source_fingerprint(home_of(make)),
+        "source": own_fingerprint(home_of(make)),
     }
     key = digest_of(recipe)
     entry, work = CACHE / name / key, CACHE / "work" / f"{name}-{key[:16]}"
@@ -146,6 +146,12 @@ def home_of(make: Callable) -> str:
     if module == "__main__":
         raise ValueError(f"put {make.__qualname__} in lib: a notebook cannot be part of the key")
     return module
+
+
+@functools.cache
+def own_fingerprint(module: str) -> str:
+    """`source_fingerprint` as of this process's start: a study asks for hundreds of stages of the same few modules."""
+    return source_fingerprint(module)
 
 
 def source_fingerprint(module: str, sources: Mapping[str, str] = SOURCES) -> str:
