@@ -133,6 +133,11 @@ def bars(
         axis.legend(fontsize=7, loc="best")
 
 
+def legend_above(axis, columns: int = 2) -> None:
+    """The legend above the axes, where it hides no point."""
+    axis.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns)
+
+
 def curves(
     lines: Mapping[str, Sequence[tuple[float, float, float, float]]], axis, xlabel: str, ylabel: str,
     floors: Mapping[str, float] | None = None,
@@ -152,7 +157,7 @@ def curves(
     axis.set(xlabel=xlabel, ylabel=ylabel)
     axis.set_xticks([t for i, t in enumerate(ticks) if i == 0 or t > 1.25 * ticks[i - 1]])
     axis.xaxis.set_major_formatter(lambda t, _: f"{t:,.0f}")
-    axis.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    legend_above(axis)
 
 
 def series(
@@ -187,7 +192,7 @@ def positions(rows: Sequence[Mapping], axis, x: str, y: str, label: str) -> None
         axis.errorbar(row[x], row[y], *reversed(bars), fmt="osD^vPX"[i % 7], color=shade, capsize=3, label=row["point"])
     axis.set(ylabel=label)
     if axis.get_subplotspec().is_first_row():  # the rows below show the same points
-        axis.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+        legend_above(axis)
 
 
 def votes(rows: Sequence[Mapping], axis, label: str) -> None:

@@ -1,5 +1,6 @@
 """A stage is made once for what makes it, survives a kill, and notices damage."""
 
+import json
 import multiprocessing
 import time
 from dataclasses import dataclass
@@ -140,6 +141,17 @@ def test_the_source_of_a_stage_is_its_module_and_what_that_imports(changed, coun
 def test_this_studys_own_modules_are_known_and_their_plumbing_is_left_out():
     assert {"lib.cache", "lib.paths"} <= set(cache.SOURCES)
     assert cache.source_fingerprint("lib.cache") == cache.digest_of({})
+
+
+def test_the_key_of_a_stage_holds_the_source_of_the_module_that_makes_it():
+    def keyed(module):
+        make = writer([])
+        make.__module__ = module
+        return cache.stage("draw", Spec(), {}, make)
+
+    found = [json.loads((keyed(m).path / "manifest.json").read_text("utf-8")) for m in ("lib.reward", "lib.finetune")]
+    assert [f["source"] for f in found] == [cache.source_fingerprint(m) for m in ("lib.reward", "lib.finetune")]
+    assert found[0]["source"] != found[1]["source"]
 
 
 def test_what_cannot_be_keyed_is_refused():
