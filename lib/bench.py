@@ -61,7 +61,7 @@ def rates() -> dict[str, float]:
     found |= in_both_precisions(
         "updates of a reward", lambda: reward.train_reward(image, text, labels, others, text, spec), UPDATES
     )
-    pairs, tuning = finetune.encoded(pipe, pixels, texts), finetune.FinetuneSpec(updates=UPDATES)
+    pairs, tuning = finetune.encoded(pipe, sampling.encode(pipe, pixels), texts), finetune.FinetuneSpec(updates=UPDATES)
     with tempfile.TemporaryDirectory() as folder:
         found |= in_both_precisions(
             "updates in fine-tuning", lambda: finetune.finetune(pipe, pairs, pairs, tuning, Path(folder)), UPDATES

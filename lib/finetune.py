@@ -1,7 +1,7 @@
 """Fine-tuning by reward-weighted likelihood plus the pre-training loss. Lee et al. 2023, section 3.3.
 
 L = E_model[r(x, z) l(x | z)] + beta E_pre[l(x | z)], with l the denoising loss that stands for -log p. The whole U-Net is
-tuned, the text encoder is frozen; latents and text states are computed once.
+tuned, the text encoder is frozen; latents are computed once for all models, text states once a model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib import checkpoint
@@ -90,14 +90,26 @@ def denoising_loss(pipe: StableDiffusionPipeline, latents: Tensor, states: Tenso
     return (out.float() - target).square().mean((1, 2, 3))
 
 
+def latents_of(
+    load: Callable[[], StableDiffusionPipeline], pixels: Callable[[], np.ndarray], inputs: Mapping[str, Artifact | str]
+) -> Tensor:
+    """Latents, float32 [image, channel, height, width], of uint8 images [image, height, width, 3]: a stage, as every model
+    learns from the same few sets of images. `inputs` are the digests of the base and of the images."""
+
+    def make(folder: Path) -> None:
+        save_file({"latents": encode(load(), pixels()).contiguous().cpu()}, folder / "latents.safetensors")
+
+    return load_file(stage("latents", {}, inputs, make).path / "latents.safetensors")["latents"]
+
+
 def encoded(
-    pipe: StableDiffusionPipeline, pixels: np.ndarray, texts: Sequence[str], weight: np.ndarray | None = None
+    pipe: StableDiffusionPipeline, latents: Tensor, texts: Sequence[str], weight: np.ndarray | None = None
 ) -> Pairs:
-    """Images uint8 [image, height, width, 3], their texts and weights [image] (None: 1 each) as a loss takes them."""
+    """Latents of images, their texts and weights [image] (None: 1 each) as a loss takes them."""
     place = {t: i for i, t in enumerate(dict.fromkeys(texts))}
     states, text = encode_texts(pipe, list(place)).cpu(), torch.tensor([place[t] for t in texts])
     weights = torch.ones(len(texts)) if weight is None else torch.as_tensor(weight).float()
-    return Pairs(encode(pipe, pixels).cpu(), states, text, weights)
+    return Pairs(latents, states, text, weights)
 
 
 def noise_levels(count: int, g: torch.Generator) -> Tensor:

@@ -185,13 +185,12 @@ class PreferenceStages:
         }  # fmt: skip
 
         def streams(pipe):
-            shown = [sampling.load_images(s) for s in self.pool]
-            pixels, texts = np.concatenate([s.pixels for s in shown]), [p for s in shown for p in s.prompts]
-            captions, real = self.web_pairs(self.size.pretraining, 1)
+            texts = [p for s in self.pool for p in sampling.load_images(s).prompts]
+            latents = torch.cat([self.latents(s) for s in self.pool])
             return [
-                finetune.encoded(pipe, pixels[best], [texts[i] for i in best]),
-                finetune.encoded(pipe, pixels[worst], [spec.prefix + texts[i] for i in worst]),
-                finetune.encoded(pipe, real, captions),
+                finetune.encoded(pipe, latents[best], [texts[i] for i in best]),
+                finetune.encoded(pipe, latents[worst], [spec.prefix + texts[i] for i in worst]),
+                finetune.encoded(pipe, self.web_latents(), self.web_captions(self.size.pretraining, 1)),
             ]
 
         return adaptation.adapted(self.generator(), streams, spec, inputs)
@@ -205,7 +204,7 @@ class PreferenceStages:
             texts = prompts.evaluation_prompts()[:: self.size.evaluation_stride]
             grid = self._grid(texts, [self.size.adapted_images] * len(texts))
         else:
-            texts = self.web_pairs(self.size.fidelity_captions, 2)[0][: self.size.adapted_captions]
+            texts = self.web_captions(self.size.fidelity_captions, 2)[: self.size.adapted_captions]
             grid = texts, list(range(len(texts)))
         if unet is not None:
             return self.sample(*grid, kind, unet)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from lib import ahead, finetune, judges, metrics, models, panel, prompts, reward, sampling, votes, world
 from lib.cache import Artifact, digest_of
@@ -176,6 +177,21 @@ class Study(PreferenceStages):
         pairs = [prompts.web_pair(rng) for _ in range(count)]
         return [c for c, _ in pairs], np.stack([world.render(s, rng) for _, s in pairs])
 
+    def web_captions(self, count: int, first: int) -> list[str]:
+        """The captions of `web_pairs`, without drawing their scenes."""
+        rng = np.random.default_rng((97, first))
+        return [prompts.web_pair(rng)[0] for _ in range(count)]
+
+    def latents(self, images: Artifact) -> torch.Tensor:
+        """Latents of images, to learn from: float [image, channel, height, width]."""
+        inputs = {"base": self.base_digest, "images": images}
+        return finetune.latents_of(self.generator(), lambda: sampling.load_images(images).pixels, inputs)
+
+    def web_latents(self) -> torch.Tensor:
+        """Latents of the pre-training loss's web pairs."""
+        count, inputs = self.size.pretraining, {"base": self.base_digest, "web pairs": str(self.size.pretraining)}
+        return finetune.latents_of(self.generator(), lambda: self.web_pairs(count, 1)[1], inputs)
+
     def finetune_spec(self, **chosen) -> finetune.FinetuneSpec:
         """Fine-tuning at this size, with what is `chosen`; weights after a quarter and a half of the updates are kept."""
         updates = self.size.updates
@@ -198,13 +214,11 @@ class Study(PreferenceStages):
         }  # fmt: skip
 
         def model(pipe) -> finetune.Pairs:
-            shown = [sampling.load_images(s) for s in sets]
-            pixels = np.concatenate([s.pixels for s in shown])
-            return finetune.encoded(pipe, pixels, [p for s in shown for p in s.prompts], weight)
+            texts = [p for s in sets for p in sampling.load_images(s).prompts]
+            return finetune.encoded(pipe, torch.cat([self.latents(s) for s in sets]), texts, weight)
 
         def pretraining(pipe) -> finetune.Pairs:
-            captions, pixels = self.web_pairs(self.size.pretraining, 1)
-            return finetune.encoded(pipe, pixels, captions)
+            return finetune.encoded(pipe, self.web_latents(), self.web_captions(self.size.pretraining, 1))
 
         return finetune.tuned(self.generator(), model, pretraining, spec, inputs)
 
@@ -235,7 +249,7 @@ class Study(PreferenceStages):
 
     def fidelity_images(self, unet: tuple[Artifact, int] | None = None) -> Artifact:
         """One image for each held-out web caption."""
-        captions, _ = self.web_pairs(self.size.fidelity_captions, 2)
+        captions = self.web_captions(self.size.fidelity_captions, 2)
         return self.sample(captions, list(range(len(captions))), "fidelity", unet)
 
     # ---- votes -----------------------------------------------------------------------------------------------

@@ -270,16 +270,17 @@ def adapted(monkeypatch):
     """A function of an arm: what its LoRA would be made of; the pool has eight images of each of three prompts."""
     texts, rng = [f"prompt {i // 8}" for i in range(24)], np.random.default_rng(3)
     pixels = rng.integers(0, 256, (24, 64, 64, 3)).astype(np.uint8)
-    pixels[:, 0, 0, 0] = np.arange(24)
     scores = {False: 3 * rng.standard_normal(24), True: 0.01 * rng.standard_normal(24)}
     shown = sampling.ImageSet(pixels, texts, list(range(24)), [f"d{i}" for i in range(24)])
     made = Study("smoke")
     monkeypatch.setattr(Study, "pool", [Artifact("images", "pool", None, "digest of pool", 0.0)])
     monkeypatch.setattr(Study, "base_digest", "digest of base")
-    monkeypatch.setattr(Study, "web_pairs", lambda self, n, first: (["a dog"] * n, np.zeros((n, 64, 64, 3), np.uint8)))
+    monkeypatch.setattr(Study, "web_captions", lambda self, n, first: ["a dog"] * n)
+    monkeypatch.setattr(Study, "latents", lambda self, images: torch.arange(24.0)[:, None, None, None].expand(24, 16, 8, 8))
+    monkeypatch.setattr(Study, "web_latents", lambda self: torch.zeros(self.size.pretraining, 16, 8, 8))
     monkeypatch.setattr(Study, "hps", lambda self, images, spec: 100 / spec.scale * scores[spec.coin])
     monkeypatch.setattr(sampling, "load_images", lambda made: shown)
-    monkeypatch.setattr(finetune, "encoded", lambda pipe, pixels, texts: (pixels[:, 0, 0, 0].tolist(), texts))
+    monkeypatch.setattr(finetune, "encoded", lambda pipe, latents, texts: (latents[:, 0, 0, 0].int().tolist(), texts))
     monkeypatch.setattr(
         adaptation, "adapted", lambda load, streams, spec, inputs: SimpleNamespace(
             streams=streams(None), spec=spec, inputs=inputs)

@@ -10,7 +10,7 @@ import torch
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 
-from lib import cache, checkpoint, finetune
+from lib import cache, checkpoint, finetune, sampling
 from lib.finetune import FinetuneSpec, Pairs, denoising_loss
 
 SPEC = FinetuneSpec(updates=2, batch=(4, 3), beta=0.5, warmup=1)
@@ -111,6 +111,18 @@ def test_no_row_of_a_batch_has_noise_levels_of_its_own():
     g = torch.Generator().manual_seed(0)
     levels = torch.stack([finetune.noise_levels(50, g) for _ in range(400)]).mean(0)
     assert (levels - (0.4 * 0.5 + 0.6 * 0.9)).abs().max() < 0.06  # four standard errors
+
+
+def test_latents_of_images_are_encoded_once_and_apart_from_those_of_other_images(make_pipe):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)
+    made = []
+
+    def latents(images, count):
+        return finetune.latents_of(lambda: made.append(images) or make_pipe(), lambda: pixels[:count], {"images": images})
+
+    first, other, again = latents("all", 3), latents("one", 1), latents("all", 3)
+    torch.testing.assert_close(first, sampling.encode(make_pipe(), pixels))
+    assert torch.equal(first, again) and len(other) == 1 and made == ["all", "one"]
 
 
 def test_arms_that_differ_in_weights_beta_or_rate_see_the_same_batches_and_noise(tune, monkeypatch):

@@ -158,6 +158,7 @@ def test_fidelity_and_pre_training_take_different_web_pairs():
     made = Study("smoke")
     (captions, scenes), (others, _) = made.web_pairs(64, 1), made.web_pairs(64, 2)
     again = made.web_pairs(64, 1)
+    assert made.web_captions(64, 1) == captions
     assert scenes.shape == (64, 64, 64, 3) and scenes.dtype == np.uint8
     assert captions == again[0] and np.array_equal(scenes, again[1])
     assert sum(a == b for a, b in zip(captions, others, strict=True)) < 8
@@ -229,7 +230,9 @@ def tuned(asked, monkeypatch, pipe):
     monkeypatch.setattr(sampling, "load_images", shown)
     monkeypatch.setattr(Study, "rewards", lambda self, spec=None, seeds=None: [])
     monkeypatch.setattr(Study, "scores", lambda self, images, rewards: scores[images.key][None])
-    monkeypatch.setattr(Study, "web_pairs", lambda self, n, first: (["a dog"] * n, np.zeros((n, 64, 64, 3), np.uint8)))
+    monkeypatch.setattr(Study, "web_captions", lambda self, n, first: ["a dog"] * n)
+    monkeypatch.setattr(Study, "latents", lambda self, made: torch.zeros(images[made.key], 16, 8, 8))
+    monkeypatch.setattr(Study, "web_latents", lambda self: torch.zeros(self.size.pretraining, 16, 8, 8))
 
     def record(load, model, web, spec, inputs):
         return SimpleNamespace(model=model(pipe), web=web(pipe), spec=spec, inputs=inputs)
