@@ -6,18 +6,19 @@ Wu et al. 2023, section 5. The worst images keep their prompt behind a prefix, w
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import StableDiffusionPipeline
-from diffusers.utils import convert_state_dict_to_diffusers
-from peft import LoraConfig, get_peft_model_state_dict
 
 from lib import checkpoint, choices
 from lib.cache import Artifact, stage
 from lib.finetune import Pairs, draw, losses_of, step
 from lib.sampling import seed_of
+
+if TYPE_CHECKING:  # diffusers takes seconds to import, and much of the study needs no generator
+    from diffusers import StableDiffusionPipeline
 
 PREFIX = "Weird image. "
 OTHER_PREFIX = "Strange picture. "  # a control
@@ -89,13 +90,16 @@ def select(
 # ---- training ------------------------------------------------------------------------------------------------------
 
 
-def adapt(pipe: StableDiffusionPipeline, streams: Sequence[Pairs], spec: AdaptationSpec, folder: Path) -> None:
+def adapt(pipe: "StableDiffusionPipeline", streams: Sequence[Pairs], spec: AdaptationSpec, folder: Path) -> None:
     """Tune a LoRA on all attention projections of `pipe.unet`; writes `pytorch_lora_weights.safetensors` under `folder`.
 
     `streams` are preferred, non-preferred and real pairs, mixed as `spec.batch` says; the loss is the plain denoising loss.
     What an update draws from a stream depends on the seed and the update alone. Resumes from `folder/_partial`. Raises
     ValueError when the loss stops being finite.
     """
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import LoraConfig, get_peft_model_state_dict
+
     with torch.random.fork_rng():
         torch.manual_seed(spec.seed)
         pipe.unet.requires_grad_(False).add_adapter(
@@ -114,11 +118,11 @@ def adapt(pipe: StableDiffusionPipeline, streams: Sequence[Pairs], spec: Adaptat
         if (update + 1) % EVERY == 0 and update + 1 < spec.updates:
             checkpoint.save(partial, unet, optimiser, {}, done=update + 1)
     weights = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet.eval()))
-    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=weights, safe_serialization=True)
+    pipe.save_lora_weights(folder, unet_lora_layers=weights, safe_serialization=True)
 
 
 def adapted(
-    load: Callable[[], StableDiffusionPipeline], streams: Callable[[StableDiffusionPipeline], Sequence[Pairs]],
+    load: Callable[[], "StableDiffusionPipeline"], streams: Callable[["StableDiffusionPipeline"], Sequence[Pairs]],
     spec: AdaptationSpec, inputs: Mapping[str, Artifact | str],
 ) -> Artifact:
     """The stage of one LoRA. `inputs` are the digests of the base, of the streams' images and of what was selected."""

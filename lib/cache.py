@@ -45,6 +45,24 @@ class Artifact:
     seconds: float
 
 
+class NotMade(LookupError):
+    """A stage is not in the cache, and was not to be made: see `only_found`."""
+
+
+_make = True  # a stage that is not in the cache
+
+
+@contextmanager
+def only_found() -> Iterator[None]:
+    """Within it a stage that is not in the cache raises `NotMade`: to find out what is still to be made."""
+    global _make
+    _make, before = False, _make
+    try:
+        yield
+    finally:
+        _make = before
+
+
 def stage(name: str, spec, inputs: Mapping[str, Artifact | str], make: Callable[[Path], None]) -> Artifact:
     """The folder that `make(folder)` fills, made only when no sound one has this key.
 
@@ -67,6 +85,8 @@ def stage(name: str, spec, inputs: Mapping[str, Artifact | str], make: Callable[
     with locked(work.with_suffix(".lock")):
         if (found := read_entry(name, entry)) is not None:
             return found
+        if not _make:
+            raise NotMade(f"stage {name} is not in the cache")
         sweep(work)
         started = time.perf_counter()
         make(work)

@@ -51,7 +51,7 @@ SIZES = {
     "laptop": Size(
         prompts=(108, 58, 80, 354), images=(12, 12, 6, 8), unlabelled=3_000, unseen_prompts=(30, 20, 15, 15),
         unseen_images=12, evaluation_stride=1, evaluation_images=8, candidates=16, references=2_000,
-        selection_images=8, fidelity_captions=1_000, reward_seeds=5, reward_epochs=12, finetune_seeds=1, updates=360,
+        selection_images=8, fidelity_captions=1_000, reward_seeds=5, reward_epochs=10, finetune_seeds=1, updates=360,
         batch=(48, 24), pretraining=6_000, judged=2_000, held_out=10, choice_prompts=(900, 400), choosers=12, users=400,
         second_prompts=300, preference_seeds=5, preference_epochs=4, adaptation_updates=240, adapted_images=3,
         adapted_captions=400,

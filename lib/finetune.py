@@ -7,10 +7,10 @@ tuned, the text encoder is frozen; latents are computed once for all models, tex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -18,6 +18,9 @@ from lib import checkpoint
 from lib.cache import Artifact, stage
 from lib.precision import autocast
 from lib.sampling import encode, encode_texts
+
+if TYPE_CHECKING:  # diffusers takes seconds to import, and much of the study needs no generator
+    from diffusers import StableDiffusionPipeline
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def reweighted(reward: np.ndarray, how: str, seed: int = 0) -> np.ndarray:
     return out * (reward.mean() / out.mean())
 
 
-def denoising_loss(pipe: StableDiffusionPipeline, latents: Tensor, states: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+def denoising_loss(pipe: "StableDiffusionPipeline", latents: Tensor, states: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     """Squared error of each item, float [item], on the quantity that the model predicts (noise or v)."""
     alphas = pipe.scheduler.alphas_cumprod.to(latents.device)[t][:, None, None, None]
     a, s = alphas.sqrt(), (1 - alphas).sqrt()
@@ -91,7 +94,7 @@ def denoising_loss(pipe: StableDiffusionPipeline, latents: Tensor, states: Tenso
 
 
 def latents_of(
-    load: Callable[[], StableDiffusionPipeline], pixels: Callable[[], np.ndarray], inputs: Mapping[str, Artifact | str]
+    load: Callable[[], "StableDiffusionPipeline"], pixels: Callable[[], np.ndarray], inputs: Mapping[str, Artifact | str]
 ) -> Tensor:
     """Latents, float32 [image, channel, height, width], of uint8 images [image, height, width, 3]: a stage, as every model
     learns from the same few sets of images. `inputs` are the digests of the base and of the images."""
@@ -103,7 +106,7 @@ def latents_of(
 
 
 def encoded(
-    pipe: StableDiffusionPipeline, latents: Tensor, texts: Sequence[str], weight: np.ndarray | None = None
+    pipe: "StableDiffusionPipeline", latents: Tensor, texts: Sequence[str], weight: np.ndarray | None = None
 ) -> Pairs:
     """Latents of images, their texts and weights [image] (None: 1 each) as a loss takes them."""
     place = {t: i for i, t in enumerate(dict.fromkeys(texts))}
@@ -129,7 +132,7 @@ def draw(pairs: Pairs, count: int, g: torch.Generator, steps: int) -> tuple[Tens
     return rows, t, noise
 
 
-def losses_of(pipe: StableDiffusionPipeline, parts: Sequence[tuple[Pairs, Tensor, Tensor, Tensor]]) -> Tensor:
+def losses_of(pipe: "StableDiffusionPipeline", parts: Sequence[tuple[Pairs, Tensor, Tensor, Tensor]]) -> Tensor:
     """The denoising loss of what was drawn from several pairs, as (pairs, rows, timesteps, noise): float [item]."""
     columns = zip(*((p.latents[rows], p.states[p.text[rows]], t, noise) for p, rows, t, noise in parts), strict=True)
     return denoising_loss(pipe, *(torch.cat(column).to(pipe.device) for column in columns))
@@ -148,7 +151,7 @@ def step(optimiser: torch.optim.Optimizer, loss: Tensor, spec, update: int, what
 
 
 def finetune(
-    pipe: StableDiffusionPipeline,
+    pipe: "StableDiffusionPipeline",
     model: Pairs,
     pretraining: Pairs,
     spec: FinetuneSpec,
@@ -205,9 +208,9 @@ def ceiling(reward: np.ndarray, good: np.ndarray) -> float:
 
 
 def tuned(
-    load: Callable[[], StableDiffusionPipeline],
-    model: Callable[[StableDiffusionPipeline], Pairs],
-    pretraining: Callable[[StableDiffusionPipeline], Pairs],
+    load: Callable[[], "StableDiffusionPipeline"],
+    model: Callable[["StableDiffusionPipeline"], Pairs],
+    pretraining: Callable[["StableDiffusionPipeline"], Pairs],
     spec: FinetuneSpec,
     inputs: Mapping[str, Artifact | str],
 ) -> Artifact:

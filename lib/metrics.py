@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from lib.sampling import to_pixels
 
@@ -37,6 +35,8 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
     """
     if min(len(real), len(fake)) < real.shape[1]:
         raise ValueError(f"need at least {real.shape[1]} images a side, got {len(real)} and {len(fake)}")
+    from torchmetrics.image.fid import FrechetInceptionDistance  # seconds to import
+
     metric = FrechetInceptionDistance(feature=Given(real.shape[1]), normalize=False).set_dtype(torch.float64)
     metric.update(torch.from_numpy(real), real=True)
     metric.update(torch.from_numpy(fake), real=False)
@@ -48,6 +48,8 @@ def kernel_distance(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> float:
     ones' spread. Binkowski et al. 2018."""
     real, fake = (x / real.std(0).mean() for x in (real, fake))
     size = min(len(real), len(fake)) // 2
+    from torchmetrics.image.kid import KernelInceptionDistance
+
     metric = KernelInceptionDistance(feature=Given(real.shape[1]), subsets=20, subset_size=size, normalize=False)
     metric = metric.set_dtype(torch.float64)
     metric.update(torch.from_numpy(real), real=True)

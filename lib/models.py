@@ -6,17 +6,19 @@ and judges, whatever their scale.
 
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import open_clip
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 
 from lib.cache import digest_of, file_digest
 from lib.judges import FeatureNet, Judge, StridedTrunk
 from lib.paths import MODELS
 from lib.precision import DEVICE
+
+if TYPE_CHECKING:  # diffusers and open_clip take seconds to import, and much of the study needs neither
+    from diffusers import StableDiffusionPipeline
 
 
 def sums(folder: Path = MODELS) -> dict[str, str]:
@@ -51,11 +53,13 @@ def write_sums(folder: Path = MODELS) -> None:
     (folder / "SHA256SUMS").write_text("".join(lines))
 
 
-def load_generator(source: str | Path = "mini", unet: Path | None = None) -> StableDiffusionPipeline:
+def load_generator(source: str | Path = "mini", unet: Path | None = None) -> "StableDiffusionPipeline":
     """A text-to-image pipeline: `mini` (shipped), or a folder or hub name in diffusers' layout.
 
     `unet` names a safetensors file of fine-tuned U-Net weights to put in. Evaluation mode, float32, on the GPU if any.
     """
+    from diffusers import StableDiffusionPipeline
+
     if source == "mini":
         verify("mini-sd")
         source = MODELS / "mini-sd"
@@ -68,7 +72,7 @@ def load_generator(source: str | Path = "mini", unet: Path | None = None) -> Sta
     return pipe.to(DEVICE)
 
 
-def load_lora(folder: Path) -> StableDiffusionPipeline:
+def load_lora(folder: Path) -> "StableDiffusionPipeline":
     """The shipped generator with a folder's LoRA (`pytorch_lora_weights.safetensors`) folded into its weights."""
     pipe = load_generator("mini")
     pipe.load_lora_weights(folder)
@@ -76,8 +80,10 @@ def load_lora(folder: Path) -> StableDiffusionPipeline:
     return pipe
 
 
-def load_second() -> StableDiffusionPipeline:
+def load_second() -> "StableDiffusionPipeline":
     """The second generator: a U-Net of other training, with the shipped generator's other parts."""
+    from diffusers import UNet2DConditionModel
+
     verify("mini-second")
     pipe = load_generator("mini")
     unet = UNet2DConditionModel.from_pretrained(MODELS / "mini-second", use_safetensors=True, dtype=torch.float32)
@@ -91,6 +97,8 @@ def load_clip(source: str = "mini", pretrained: str | None = None):
 
     `mini` is the shipped one; any other name goes to open_clip with `pretrained` (`ViT-L-14`, `openai`).
     """
+    import open_clip
+
     if source == "mini":
         verify("mini-clip")
         source = f"local-dir:{MODELS / 'mini-clip'}"

@@ -107,13 +107,19 @@ class PreferenceStages:
 
     # ---- scores --------------------------------------------------------------------------------------------------
 
+    @cached_property
+    def training_choices(self) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """What users chose and what a coin did, each as `choices.groups_of`: all seeds and shares learn from the same."""
+        images = self.choice_images("train")
+        shown = sampling.load_images(images)
+        return tuple(choices.groups_of(self.choices(images, coin), shown.digests, shown.prompts) for coin in (False, True))
+
     def tuned_clip(self, spec: PreferenceSpec = PreferenceSpec()) -> Artifact:
         """CLIP tuned on the training choices, or on a coin's: a folder in open_clip's layout."""
         images = self.choice_images("train")
-        shown, table = sampling.load_images(images), self.choices(images, spec.coin)
-        rows, chosen = choices.groups_of(table, shown.digests, shown.prompts)
+        shown, (rows, chosen) = sampling.load_images(images), self.training_choices[spec.coin]
         spec = replace(spec, epochs=spec.epochs or self.size.preference_epochs)
-        inputs = {"images": images, "clip": models.verify("mini-clip"), "choices": digest_of(chosen.tolist())}
+        inputs = {"images": images, "clip": self.clip_digest, "choices": digest_of(chosen.tolist())}
         return preference.tuned(
             models.load_clip, MODELS / "mini-clip", lambda: shown.pixels, shown.prompts, rows, chosen, spec, inputs
         )
@@ -153,16 +159,20 @@ class PreferenceStages:
         """The base's images that are scored for adaptation: those of Lee et al.'s fine-tuning."""
         return [self.labelled_images, self.unlabelled_images]
 
+    @cached_property
+    def usable(self) -> np.ndarray:
+        """Which images of the pool are not near-uniform: bool [image]."""
+        return ~np.concatenate([adaptation.near_uniform(sampling.load_images(s).pixels) for s in self.pool])
+
     def selection(self, spec: AdaptationSpec, coin: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Preferred and non-preferred images of the pool, int [image] each; by a coin's score, as many as by HPS. Softmax is
         taken as in training: of `scale` x cosine."""
         shown = [sampling.load_images(s) for s in self.pool]
         texts = [p for s in shown for p in s.prompts]
-        usable = ~adaptation.near_uniform(np.concatenate([s.pixels for s in shown]))
 
         def chosen(by: PreferenceSpec, budget=None):
             scores = np.concatenate([self.hps(s, by) for s in self.pool]) * by.scale / 100
-            return adaptation.select(scores, texts, usable, spec.threshold, budget)
+            return adaptation.select(scores, texts, self.usable, spec.threshold, budget)
 
         found = chosen(PreferenceSpec())
         if coin:

@@ -3,6 +3,7 @@
 Lee et al. 2023, section 3.1, appendix B (forms, counts). The prompts of Algorithm 2 are in `lib.perturbed`.
 """
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -73,6 +74,7 @@ _FORM = re.compile(
 )
 
 
+@functools.cache
 def parse(prompt: str) -> Attributes:
     """Read a prompt of the grammar back into the attributes it names.
 

@@ -259,9 +259,10 @@ def trained(
         network = train_reward(image[rows], text[rows], chosen[rows], others, pool, run)
         save_file(network.state_dict(), folder / "reward.safetensors")
 
-    network = Reward(image.shape[1], spec.width, spec.product)
     found = stage("reward", asdict(spec), inputs, make)
-    network.load_state_dict(load_file(found.path / "reward.safetensors"))
+    with torch.device("meta"):  # no weights are drawn, only to be overwritten
+        network = Reward(image.shape[1], spec.width, spec.product)
+    network.load_state_dict(load_file(found.path / "reward.safetensors"), assign=True)
     return network.eval()
 
 

@@ -5,14 +5,17 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import StableDiffusionPipeline
 from tqdm.auto import tqdm
 
 from lib.cache import Artifact, load_arrays, save_arrays, stage
+
+if TYPE_CHECKING:  # diffusers takes seconds to import, and much of the study needs no generator
+    from diffusers import StableDiffusionPipeline
 
 
 def seed_of(*parts) -> int:
@@ -21,7 +24,7 @@ def seed_of(*parts) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def start_noise(pipe: StableDiffusionPipeline, seeds: Sequence[int]) -> torch.Tensor:
+def start_noise(pipe: "StableDiffusionPipeline", seeds: Sequence[int]) -> torch.Tensor:
     """Unit noise, float32 [image, channel, height, width], one CPU generator an image."""
     config = pipe.unet.config
     shape = (config.in_channels, config.sample_size, config.sample_size)
@@ -29,7 +32,7 @@ def start_noise(pipe: StableDiffusionPipeline, seeds: Sequence[int]) -> torch.Te
 
 
 @torch.no_grad()
-def encode_texts(pipe: StableDiffusionPipeline, texts: Sequence[str], batch: int = 256) -> torch.Tensor:
+def encode_texts(pipe: "StableDiffusionPipeline", texts: Sequence[str], batch: int = 256) -> torch.Tensor:
     """Text states [text, token, width] of the pipeline's encoder; each distinct text is encoded once."""
     distinct = list(dict.fromkeys(texts))
     states = []
@@ -45,7 +48,7 @@ def encode_texts(pipe: StableDiffusionPipeline, texts: Sequence[str], batch: int
 
 @torch.no_grad()
 def sample(
-    pipe: StableDiffusionPipeline,
+    pipe: "StableDiffusionPipeline",
     prompts: Sequence[str],
     seeds: Sequence[int],
     *,
@@ -92,7 +95,7 @@ def sample(
 
 
 @torch.no_grad()
-def decode(pipe: StableDiffusionPipeline, latents: torch.Tensor) -> np.ndarray:
+def decode(pipe: "StableDiffusionPipeline", latents: torch.Tensor) -> np.ndarray:
     """Latents [image, channel, height, width] to uint8 images [image, height, width, 3]."""
     latents = latents.contiguous(memory_format=torch.channels_last)
     pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
@@ -100,7 +103,7 @@ def decode(pipe: StableDiffusionPipeline, latents: torch.Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def encode(pipe: StableDiffusionPipeline, images: np.ndarray, batch: int = 128) -> torch.Tensor:
+def encode(pipe: "StableDiffusionPipeline", images: np.ndarray, batch: int = 128) -> torch.Tensor:
     """uint8 images [image, height, width, 3] to latents, float32 [image, channel, height, width]."""
     out = []
     for i in range(0, len(images), batch):
@@ -133,7 +136,7 @@ def image_digest(pixels: np.ndarray) -> str:
 
 
 def sampled(
-    load: Callable[[], StableDiffusionPipeline],
+    load: Callable[[], "StableDiffusionPipeline"],
     generator: Mapping[str, Artifact | str],
     prompts: Sequence[str],
     numbers: Sequence[int],

@@ -163,9 +163,8 @@ def grouped_pairwise_accuracy(scores: ArrayLike, labels: ArrayLike, groups: Arra
         raise ValueError("labels are 1 (good), 0 (bad) or NaN (left out)")
     if table.score.isna().any():
         raise ValueError("a labelled item has no score (NaN)")
-    table["rank"] = table.groupby("group").score.rank()  # ties share their mean rank
-    table["good_rank"] = table["rank"] * table.label
-    sums = table.groupby("group").agg(good=("label", "sum"), n=("label", "size"), ranks=("good_rank", "sum"))
+    ranks = table.groupby("group").score.rank()  # ties share their mean rank
+    sums = pd.DataFrame({"good": table.label, "n": 1.0, "ranks": ranks * table.label}).groupby(table.group).sum()
     sums["pairs"] = (sums.good * (sums.n - sums.good)).astype(int)
     sums = sums[sums.pairs > 0]
     if sums.empty:

@@ -44,13 +44,17 @@ class Study(PreferenceStages):
         Not at size `smoke`, where starting processes takes longer than the stages.
         """
         if self.name != "smoke":
-            ahead.make(self.name, wanted)
+            ahead.make(self, wanted)
 
     # ---- models ----------------------------------------------------------------------------------------------
 
     @cached_property
     def base_digest(self) -> str:
         return models.verify("mini-sd")
+
+    @cached_property
+    def clip_digest(self) -> str:
+        return models.verify("mini-clip")
 
     def generator(self, unet: Path | None = None) -> Callable:
         """A function that loads the base, or the base with a fine-tuned U-Net."""
@@ -138,7 +142,7 @@ class Study(PreferenceStages):
 
     def embeddings(self, images: Artifact) -> tuple[np.ndarray, np.ndarray]:
         """CLIP embeddings of images and prompts."""
-        return reward.embedded(images, models.load_clip, models.verify("mini-clip"))
+        return reward.embedded(images, models.load_clip, self.clip_digest)
 
     @cached_property
     def validation(self) -> np.ndarray:
@@ -159,7 +163,7 @@ class Study(PreferenceStages):
         labels, texts, raters = self.feedback
         image, text = self.embeddings(self.labelled_images)
         codes = [None if np.isnan(y) else [float(y), int(k)] for y, k in zip(labels, raters, strict=True)]
-        inputs = {"images": self.labelled_images, "clip": models.verify("mini-clip"), "labels": digest_of(codes)}
+        inputs = {"images": self.labelled_images, "clip": self.clip_digest, "labels": digest_of(codes)}
         spec = replace(spec, epochs=spec.epochs or self.size.reward_epochs)
         count = self.size.reward_seeds if seeds is None else min(seeds, self.size.reward_seeds)
         return reward.ensemble(count, spec, image, text, texts, labels, raters, models.load_clip, inputs=inputs)

@@ -4,14 +4,37 @@ import os
 
 import pytest
 
-from lib import ahead
+from lib import ahead, cache
 from lib.study import Study
 
+several_cores = pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2 if hasattr(os, "sched_getaffinity") else False, reason="one core"
+)
 
-@pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
-    monkeypatch.setattr(ahead, "_one", noted)
-    return tmp_path
+
+class Stages:
+    """As a study of one size: three stages by name, each a file."""
+
+    def __init__(self, folder):
+        self.name = str(folder)
+        self.folder = folder
+
+    def first(self, *arguments):
+        return cache.stage("first", {"arguments": list(arguments)}, {}, write)
+
+    @property
+    def second(self):
+        return cache.stage("second", {}, {}, write)
+
+    def fails(self):
+        return cache.stage("fails", {}, {}, write)
+
+    def noted(self) -> dict[str, str]:
+        return {p.name: p.read_text() for p in self.folder.iterdir() if p.is_file()}
+
+
+def write(folder) -> None:
+    (folder / "made").write_text("by the study")
 
 
 def noted(folder: str, name: str, *arguments) -> None:
@@ -21,24 +44,43 @@ def noted(folder: str, name: str, *arguments) -> None:
         file.write(f"{os.getpid()} {arguments}")
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2 if hasattr(os, "sched_getaffinity") else False, reason="one core")
-def test_stages_are_made_in_other_processes_and_an_error_comes_back(elsewhere):
-    ahead.make(str(elsewhere), [("first", 1, "a"), ("second",)])
-    texts = {p.name: p.read_text() for p in elsewhere.iterdir()}
+@pytest.fixture
+def stages(tmp_path, monkeypatch):
+    monkeypatch.setattr(ahead, "_one", noted)
+    monkeypatch.setattr(cache, "CACHE", tmp_path / "cache")
+    return Stages(tmp_path)
+
+
+@several_cores
+def test_stages_are_made_in_other_processes_and_an_error_comes_back(stages):
+    ahead.make(stages, [("first", 1, "a"), ("second",)])
+    texts = stages.noted()
     assert set(texts) == {"first", "second"} and texts["first"].endswith("(1, 'a')")
     assert str(os.getpid()) not in {t.split()[0] for t in texts.values()}
     with pytest.raises(ValueError, match="^no such thing$"):
-        ahead.make(str(elsewhere), [("fails",), ("third",)])
+        ahead.make(stages, [("fails",), ("second",)])
 
 
-def test_one_stage_alone_is_left_to_the_study(elsewhere):
-    ahead.make(str(elsewhere), [("first",)])
-    assert not list(elsewhere.iterdir())
+@several_cores
+def test_no_process_is_started_for_what_is_in_the_cache(stages):
+    stages.second  # noqa: B018
+    ahead.make(stages, [("first", 1), ("second",), ("first", 2)])
+    assert set(stages.noted()) == {"first"}
+    stages.first(1), stages.first(2)
+    (stages.folder / "first").unlink()
+    ahead.make(stages, [("first", 1), ("second",), ("first", 2)])
+    assert not stages.noted()
 
 
-def test_a_study_hands_on_its_size_and_what_is_wanted_but_at_the_smallest_size(monkeypatch):
+def test_one_missing_stage_alone_is_left_to_the_study_even_if_wanted_twice(stages):
+    stages.second  # noqa: B018
+    ahead.make(stages, [("first",), ("second",), ("first",)])
+    assert not stages.noted() and stages.first().path.exists()
+
+
+def test_a_study_hands_on_what_is_wanted_but_at_the_smallest_size(monkeypatch):
     handed = []
-    monkeypatch.setattr(ahead, "make", lambda size, wanted: handed.append((size, wanted)))
+    monkeypatch.setattr(ahead, "make", lambda study, wanted: handed.append((study.name, wanted)))
     for size in ("smoke", "laptop"):
         Study(size).ahead(("labelled_images",), ("rewards", 3))
     assert handed == [("laptop", (("labelled_images",), ("rewards", 3)))]

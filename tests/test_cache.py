@@ -188,3 +188,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         cache.atomic_write(path, 3)
     assert path.read_text() == '{\n "a": 2,\n "b": 1\n}\n'
     assert [p.name for p in path.parent.iterdir()] == ["a.json"]
+
+
+def test_within_only_found_a_stage_is_found_or_named_but_not_made():
+    calls = []
+    made = cache.stage("draw", Spec(), {}, writer(calls))
+    with pytest.raises(cache.NotMade, match="^stage paint is not in the cache$"), cache.only_found():
+        assert cache.stage("draw", Spec(), {}, writer(calls)) == made
+        cache.stage("paint", Spec(), {}, writer(calls))
+    assert len(calls) == 1
+    cache.stage("paint", Spec(), {}, writer(calls))
+    assert len(calls) == 2
