@@ -23,7 +23,7 @@ class Size:
     fidelity_captions: int  # held-out web captions for the Fréchet distance
     reward_seeds: int
     reward_epochs: int
-    finetune_seeds: int
+    finetune_seeds: int  # of the full method and of r = mean; one of every other arm
     updates: int
     batch: tuple[int, int]  # model-generated, pre-training
     pretraining: int  # web pairs of the pre-training loss
@@ -44,14 +44,14 @@ SIZES = {
     "smoke": Size(
         prompts=(8, 6, 6, 12), images=(4, 4, 4, 4), unlabelled=32, unseen_prompts=(6, 4, 4, 4), unseen_images=4,
         evaluation_stride=8, evaluation_images=2, candidates=8, references=300, selection_images=1,
-        fidelity_captions=80, reward_seeds=1, reward_epochs=8, finetune_seeds=1, updates=6, batch=(16, 8), pretraining=64,
+        fidelity_captions=80, reward_seeds=1, reward_epochs=8, finetune_seeds=2, updates=6, batch=(16, 8), pretraining=64,
         judged=200, held_out=2, choice_prompts=(40, 24), choosers=2, users=12, second_prompts=12, preference_seeds=2,
         preference_epochs=2, adaptation_updates=6, adapted_images=2, adapted_captions=80,
     ),
     "laptop": Size(
         prompts=(108, 58, 80, 354), images=(12, 12, 6, 8), unlabelled=3_000, unseen_prompts=(30, 20, 15, 15),
         unseen_images=12, evaluation_stride=1, evaluation_images=8, candidates=16, references=2_000,
-        selection_images=8, fidelity_captions=1_000, reward_seeds=5, reward_epochs=10, finetune_seeds=1, updates=360,
+        selection_images=16, fidelity_captions=1_000, reward_seeds=5, reward_epochs=10, finetune_seeds=2, updates=360,
         batch=(48, 24), pretraining=6_000, judged=2_000, held_out=10, choice_prompts=(900, 400), choosers=12, users=400,
         second_prompts=300, preference_seeds=5, preference_epochs=4, adaptation_updates=240, adapted_images=3,
         adapted_captions=400,
@@ -59,7 +59,7 @@ SIZES = {
     "full": Size(
         prompts=(108, 58, 80, 2_528), images=(60, 60, 30, 6), unlabelled=16_000, unseen_prompts=(30, 20, 40, 60),
         unseen_images=24, evaluation_stride=1, evaluation_images=16, candidates=16, references=10_000,
-        selection_images=8, fidelity_captions=5_000, reward_seeds=5, reward_epochs=20, finetune_seeds=5, updates=10_000,
+        selection_images=16, fidelity_captions=5_000, reward_seeds=5, reward_epochs=20, finetune_seeds=5, updates=10_000,
         batch=(256, 256), pretraining=100_000, judged=10_000, held_out=10, choice_prompts=(3_500, 1_200), choosers=6,
         users=2_659, second_prompts=1_000, preference_seeds=5, preference_epochs=6, adaptation_updates=10_000,
         adapted_images=8, adapted_captions=5_000,
