@@ -39,6 +39,7 @@ HEADLINE = {
 HERE = Path(__file__).parent
 SHOWN = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain")
 WIDGET = "application/vnd.jupyter.widget-view+json"  # progress bars
+PROGRESS = re.compile(r"\r[^\r\n]*|update \d+ of \d+, loss .*")  # as other processes print it
 
 
 def build(size: str, notebooks: Path = ROOT / "notebooks") -> Path:
@@ -90,7 +91,11 @@ def body(book, titles: Mapping[str, str]) -> str:
         if cell.cell_type == "markdown":
             section = next((t.lstrip("# ") for t in cell.source.splitlines()[::-1] if t.startswith("#")), section)
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {}) and o.get("name") != "stderr"]
+            for output in cell.outputs:
+                if output.output_type == "stream":
+                    output.text = PROGRESS.sub("", output.text).lstrip("\n")
+            said = [o for o in cell.outputs if o.get("name") != "stderr" and o.get("text", "-")]
+            cell.outputs = [o for o in said if WIDGET not in o.get("data", {})]
         for output in cell.get("outputs", ()):
             for kind in [k for k in output.get("data", {}) if k.startswith("image/")]:
                 output.metadata.setdefault(kind, {}).setdefault("alt", f"A picture in the section “{section}”")

@@ -41,6 +41,8 @@ def folders(tmp_path, monkeypatch):
         shown({"image/png": DOT, "text/plain": "a figure"}), shown(widget),
         shown({"application/javascript": "alert(1)", "text/plain": "said instead"}),
         nbformat.v4.new_output("stream", name="stderr", text="a warning"),
+        nbformat.v4.new_output("stream", name="stdout", text="\rimages:  12%|#  | 64/512\rimages: 100%|###| 512/512\n"),
+        nbformat.v4.new_output("stream", name="stdout", text="update 50 of 360, loss 0.2\n\rimages: 9%|\nsaid plainly\n"),
     ])  # fmt: skip
     second = notebook("06 Trade", [shown({"image/png": DOT}, **{"image/png": {"alt": "Chart. base 40, tuned 50."}})])
     for stem, book in {"05_tuning": first, "06_trade": second, "07_later": None}.items():
@@ -93,7 +95,8 @@ def test_every_picture_has_words_from_its_figure_or_its_section(folders):
 def test_progress_bars_warnings_and_scripts_stay_out(folders):
     page = build(folders)["05_tuning.html"]
     assert "a warning" not in page and "alert(1)" not in page and "widget" not in page and "half way" not in page
-    assert "said instead" in page
+    assert "said instead" in page and "said plainly" in page
+    assert "512/512" not in page and "images:" not in page and "update 50" not in page
 
 
 def test_a_smoke_site_says_that_its_numbers_mean_nothing(folders):
