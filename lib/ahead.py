@@ -19,9 +19,11 @@ def make(study, wanted: Sequence[tuple]) -> None:
     made once. With a GPU or a single core nothing is done ahead, nor where one stage alone is missing: the study makes each
     when asked. An error in one is raised here.
     """
-    wanted = [w for i, w in enumerate(wanted) if w not in wanted[:i] and not _made(study, *w)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if DEVICE.type != "cpu" or min(cores, len(wanted)) < 2:
+        return
+    wanted = [w for i, w in enumerate(wanted) if w not in wanted[:i] and not _made(study, *w)]
+    if len(wanted) < 2:
         return
     with ProcessPoolExecutor(min(cores, len(wanted)), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         for done in as_completed([pool.submit(_one, study.name, *w) for w in wanted]):

@@ -177,14 +177,17 @@ class Study(PreferenceStages):
 
     def web_pairs(self, count: int, first: int) -> tuple[list[str], np.ndarray]:
         """Captions and renders uint8 [count, 64, 64, 3] of the web corpus that no model was trained on."""
-        rng = np.random.default_rng((97, first))
-        pairs = [prompts.web_pair(rng) for _ in range(count)]
+        pairs, rng = self._web(count, first)
         return [c for c, _ in pairs], np.stack([world.render(s, rng) for _, s in pairs])
 
     def web_captions(self, count: int, first: int) -> list[str]:
         """The captions of `web_pairs`, without drawing their scenes."""
+        return [c for c, _ in self._web(count, first)[0]]
+
+    def _web(self, count: int, first: int) -> tuple[list, np.random.Generator]:
+        """Pairs of caption and scene, and the generator that goes on to draw the scenes."""
         rng = np.random.default_rng((97, first))
-        return [prompts.web_pair(rng)[0] for _ in range(count)]
+        return [prompts.web_pair(rng) for _ in range(count)], rng
 
     def latents(self, images: Artifact) -> torch.Tensor:
         """Latents of images, to learn from: float [image, channel, height, width]."""
