@@ -53,7 +53,7 @@ SIZES = {
         unseen_images=12, evaluation_stride=1, evaluation_images=8, candidates=16, references=2_000,
         selection_images=16, fidelity_captions=1_000, reward_seeds=5, reward_epochs=10, finetune_seeds=2, updates=360,
         batch=(48, 24), pretraining=6_000, judged=2_000, held_out=10, choice_prompts=(900, 400), choosers=12, users=400,
-        second_prompts=300, preference_seeds=5, preference_epochs=4, adaptation_updates=240, adapted_images=3,
+        second_prompts=300, preference_seeds=5, preference_epochs=4, adaptation_updates=180, adapted_images=3,
         adapted_captions=400,
     ),
     "full": Size(

@@ -205,6 +205,13 @@ class PreferenceStages:
 
         return adaptation.adapted(self.generator(), streams, spec, inputs)
 
+    def few_images(self, kind: str, unet: tuple[Artifact, int] | None = None) -> Artifact:
+        """Of a model's images of the `evaluation` prompts or of held-out web captions (`fidelity`), which other notebooks
+        ask for whole, as many as `adapted_images` draws."""
+        if kind == "evaluation":
+            return sampling.numbered_below(self.evaluation_images(unet), self.size.adapted_images)
+        return sampling.numbered_below(self.fidelity_images(unet), self.size.adapted_captions)
+
     def adapted_images(
         self, kind: str, lora: Artifact | None = None, negative_prompt: str = "", unet: tuple[Artifact, int] | None = None
     ) -> Artifact:
@@ -218,6 +225,8 @@ class PreferenceStages:
             grid = texts, list(range(len(texts)))
         if unet is not None:
             return self.sample(*grid, kind, unet)
+        if lora is None and not negative_prompt:
+            return self.few_images(kind)
         generator, load = {"base": self.base_digest}, self.generator()
         if lora is not None:
             generator, load = generator | {"lora": lora}, lambda: models.load_lora(lora.path)

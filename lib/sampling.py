@@ -181,8 +181,20 @@ def sampled(
     return stage("images", spec, generator, make)
 
 
+def numbered_below(images: Artifact, limit: int) -> Artifact:
+    """The stage of those of some images whose number within their prompt is below `limit`: a part, not drawn again."""
+
+    def make(folder: Path) -> None:
+        index = pd.read_parquet(images.path / "index.parquet")
+        kept = (index.number < limit).to_numpy()
+        save_arrays(folder / "images.safetensors", {"pixels": load_images(images).pixels[kept]})
+        index[kept].to_parquet(folder / "index.parquet", index=False)
+
+    return stage("images", {"numbered below": limit}, {"images": images}, make)
+
+
 def load_images(artifact: Artifact) -> ImageSet:
-    """The images that `sampled` made."""
+    """The images that `sampled` made, or a part of them."""
     index = pd.read_parquet(artifact.path / "index.parquet")
     pixels = load_arrays(artifact.path / "images.safetensors")["pixels"]
     return ImageSet(pixels, index.prompt.tolist(), index.number.tolist(), index.digest.tolist())

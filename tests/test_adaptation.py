@@ -275,7 +275,7 @@ def adapted(monkeypatch):
     made = Study("smoke")
     monkeypatch.setattr(Study, "pool", [Artifact("images", "pool", None, "digest of pool", 0.0)])
     monkeypatch.setattr(Study, "base_digest", "digest of base")
-    monkeypatch.setattr(Study, "web_captions", lambda self, n, first: ["a dog"] * n)
+    monkeypatch.setattr(Study, "web_captions", lambda self, n, first: {1: ["a dog"] * n}[first])  # as `web_latents`
     monkeypatch.setattr(Study, "latents", lambda self, images: torch.arange(24.0)[:, None, None, None].expand(24, 16, 8, 8))
     monkeypatch.setattr(Study, "web_latents", lambda self: torch.zeros(self.size.pretraining, 16, 8, 8))
     monkeypatch.setattr(Study, "hps", lambda self, images, spec: 100 / spec.scale * scores[spec.coin])
@@ -342,5 +342,10 @@ def test_a_choosers_guess_is_made_by_somebody_else(monkeypatch):
     assert chosen[["prompt"]].equals(guessed[["prompt"]]) and len(chosen) == 10 * SIZES["smoke"].choosers
     assert not set(chosen.user) & set(guessed.user)
     assert not chosen.duplicated(["prompt", "user"]).any()
+    monkeypatch.setattr(Study, "choice_images", lambda self, part: None)
+    for learnt, coin in zip(made.training_choices, (False, True), strict=True):
+        wanted = choices.groups_of(made.choices(None, coin), shown.digests, shown.prompts)
+        assert all(np.array_equal(a, b) for a, b in zip(learnt, wanted, strict=True))
+    assert not np.array_equal(*(picked for _, picked in made.training_choices))
     assert isinstance(chosen, pd.DataFrame) and set(preference_stages.PARTS) == {"train", "test"}
     assert choices.checked(chosen).equals(chosen)

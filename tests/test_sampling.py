@@ -148,3 +148,12 @@ def test_a_stage_made_before_loads_no_model(empty_cache, monkeypatch):
     assert again == first and other.digest != first.digest
     a, b = (load_arrays(x.path / "images.safetensors")["pixels"] for x in (first, other))
     assert (a != b).any(axis=(1, 2, 3)).all()  # another stream is other noise for every image
+
+
+def test_a_part_holds_the_first_images_of_each_prompt_as_they_were_drawn(empty_cache, monkeypatch):
+    monkeypatch.setattr(sampling, "sample", drawn_from)
+    made = stage_of(PROMPTS, [0, 1, 0, 0, 1])
+    whole, part = sampling.load_images(made), sampling.load_images(sampling.numbered_below(made, 1))
+    assert part.prompts == [PROMPTS[i] for i in (0, 2, 3)] and part.numbers == [0, 0, 0]
+    assert np.array_equal(part.pixels, whole.pixels[[0, 2, 3]])
+    assert part.digests == [sampling.image_digest(x) for x in part.pixels]

@@ -124,6 +124,20 @@ def test_there_are_as_many_candidates_as_the_size_says_and_the_evaluation_images
     assert asked[-1] in base and made.candidate_images()[0] == artifact("evaluation")
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", ["evaluation", "fidelity"])
+def test_the_few_images_of_a_model_are_those_that_an_adapted_one_draws(asked, monkeypatch, kind, size):
+    monkeypatch.setattr(sampling, "numbered_below", lambda images, limit: (images, limit))
+    made, unet = Study(size), (artifact("unet"), 6)
+    _, limit = made.few_images(kind, unet)
+    made.adapted_images(kind, unet=unet)
+    whole, drawn = asked
+    pairs = zip(whole.prompts, whole.numbers, strict=True)
+    assert [(p, k) for p, k in pairs if k < limit] == list(zip(drawn.prompts, drawn.numbers, strict=True))
+    assert (whole.stream, whole.generator) == (drawn.stream, drawn.generator)
+    assert made.adapted_images(kind) == made.few_images(kind) == (artifact(whole.stream), limit)  # the base's are a part
+
+
 def test_images_that_are_voted_on_share_no_start_noise_with_any_others(asked):
     made, unet = Study("smoke"), artifact("unet")
     made.vote_images(), made.vote_images((unet, 6))
@@ -230,7 +244,7 @@ def tuned(asked, monkeypatch, pipe):
     monkeypatch.setattr(sampling, "load_images", shown)
     monkeypatch.setattr(Study, "rewards", lambda self, spec=None, seeds=None: [])
     monkeypatch.setattr(Study, "scores", lambda self, images, rewards: scores[images.key][None])
-    monkeypatch.setattr(Study, "web_captions", lambda self, n, first: ["a dog"] * n)
+    monkeypatch.setattr(Study, "web_captions", lambda self, n, first: {1: ["a dog"] * n}[first])  # as `web_latents`
     monkeypatch.setattr(Study, "latents", lambda self, made: torch.zeros(images[made.key], 16, 8, 8))
     monkeypatch.setattr(Study, "web_latents", lambda self: torch.zeros(self.size.pretraining, 16, 8, 8))
 
