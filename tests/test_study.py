@@ -136,6 +136,10 @@ def test_the_few_images_of_a_model_are_those_that_an_adapted_one_draws(asked, mo
     assert [(p, k) for p, k in pairs if k < limit] == list(zip(drawn.prompts, drawn.numbers, strict=True))
     assert (whole.stream, whole.generator) == (drawn.stream, drawn.generator)
     assert made.adapted_images(kind) == made.few_images(kind) == (artifact(whole.stream), limit)  # the base's are a part
+    made.adapted_images(kind, negative_prompt="Weird image. ")
+    made.adapted_images(kind, lora=artifact("lora"))
+    assert [a.negative_prompt for a in asked[-2:]] == ["Weird image. ", ""] and "lora" in asked[-1].generator
+    assert all((a.prompts, a.numbers) == (drawn.prompts, drawn.numbers) for a in asked[-2:])
 
 
 def test_images_that_are_voted_on_share_no_start_noise_with_any_others(asked):
