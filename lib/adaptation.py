@@ -4,7 +4,7 @@ Wu et al. 2023, section 5. The worst images keep their prompt behind a prefix, w
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,8 +94,9 @@ def adapt(pipe: "StableDiffusionPipeline", streams: Sequence[Pairs], spec: Adapt
     """Tune a LoRA on all attention projections of `pipe.unet`; writes `pytorch_lora_weights.safetensors` under `folder`.
 
     `streams` are preferred, non-preferred and real pairs, mixed as `spec.batch` says; the loss is the plain denoising loss.
-    What an update draws from a stream depends on the seed and the update alone. Resumes from `folder/_partial`. Raises
-    ValueError when the loss stops being finite.
+    The rate falls linearly to nothing, so that what the last updates happened to draw does not decide. What an update draws
+    from a stream depends on the seed and the update alone. Resumes from `folder/_partial`. Raises ValueError when the loss
+    stops being finite.
     """
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import LoraConfig, get_peft_model_state_dict
@@ -114,7 +115,8 @@ def adapt(pipe: "StableDiffusionPipeline", streams: Sequence[Pairs], spec: Adapt
             (s, *draw(s, n, torch.Generator().manual_seed(seed_of("adapt", spec.seed, update, i)), steps))
             for i, (s, n) in enumerate(zip(streams, spec.batch, strict=True)) if n
         ]  # fmt: skip
-        step(optimiser, losses_of(pipe, drawn).mean(), spec, update, "adaptation")
+        falling = replace(spec, learning_rate=spec.learning_rate * (1 - update / spec.updates))
+        step(optimiser, losses_of(pipe, drawn).mean(), falling, update, "adaptation")
         if (update + 1) % EVERY == 0 and update + 1 < spec.updates:
             checkpoint.save(partial, unet, optimiser, {}, done=update + 1)
     weights = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet.eval()))
