@@ -189,6 +189,18 @@ def test_what_a_stream_draws_does_not_depend_on_the_other_streams(make_pipe, tmp
     assert any(torch.equal(x[6], row) for row in STREAMS[1].latents)
 
 
+def test_the_rate_falls_to_nothing_in_even_steps(make_pipe, tmp_path, monkeypatch):
+    rates, real = [], adaptation.step
+
+    def noted(optimiser, *rest):
+        real(optimiser, *rest)
+        rates.append(optimiser.param_groups[0]["lr"])
+
+    monkeypatch.setattr(adaptation, "step", noted)
+    lora(make_pipe, tmp_path, replace(SPEC, updates=4, warmup=0, learning_rate=0.4))
+    np.testing.assert_allclose(rates, [0.4, 0.3, 0.2, 0.1])
+
+
 def test_a_loss_that_is_not_finite_is_refused(make_pipe, tmp_path):
     broken = replace(STREAMS[0], latents=STREAMS[0].latents * float("nan"))
     with pytest.raises(ValueError, match="^the adaptation loss is nan at update 0: lower the learning rate$"):
