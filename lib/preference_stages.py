@@ -102,8 +102,11 @@ class PreferenceStages:
 
     def liking(self, images: Artifact) -> np.ndarray:
         """How well the mean user likes each image: float [image]; the best that a score of images can be."""
-        mean = np.array([getattr(self.taste, t) for t in choices.TRAITS])
-        return self.traits(images) @ mean
+        return self.liking_by_trait(images).sum(1)
+
+    def liking_by_trait(self, images: Artifact) -> np.ndarray:
+        """What each trait adds to that: float [image, trait]."""
+        return self.traits(images) * [getattr(self.taste, t) for t in choices.TRAITS]
 
     # ---- scores --------------------------------------------------------------------------------------------------
 

@@ -344,6 +344,14 @@ def test_the_user_study_asks_about_a_hundred_prompts(monkeypatch):
     assert {prompts.parse(p).category for p in asked} == {"count", "colour", "background"}
 
 
+def test_liking_is_the_sum_of_what_each_trait_adds_at_the_mean_users_weight(monkeypatch):
+    monkeypatch.setattr(Study, "traits", lambda self, images: 2 * np.eye(5))
+    made = Study("smoke")
+    made.taste = TasteSpec(match=1.0, realism=2.0, size=3.0, placement=4.0, vividness=5.0)
+    np.testing.assert_allclose(made.liking_by_trait(None), np.diag([2.0, 4, 6, 8, 10]))
+    np.testing.assert_allclose(made.liking(None), [2, 4, 6, 8, 10])
+
+
 def test_a_choosers_guess_is_made_by_somebody_else(monkeypatch):
     made, texts = Study("smoke"), [f"prompt {i // 4}" for i in range(40)]
     shown = SimpleNamespace(prompts=texts, digests=[f"d{i}" for i in range(40)])
