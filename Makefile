@@ -1,55 +1,69 @@
-# Every target sets itself up; `make` alone lists them.
-SHELL := /bin/bash
+# Every target sets itself up; `make` alone lists them. Any path may hold a space; GNU make 3.81 (macOS) must do.
 .DEFAULT_GOAL := help
-.DELETE_ON_ERROR:
 
 PYTHON ?= python3
+VENV ?= .venv
 SIZE ?= laptop
-BUDGET ?=
-VENV := .venv
-RUN := $(VENV)/bin/python
+BUDGET =
+PATIENCE ?=
+MODEL =
+TO =
+RUN = "$(VENV)/bin/python"
 NOTEBOOKS = $(sort $(wildcard notebooks/[0-9]*.ipynb))
 
-.PHONY: help env test reproduce smoke notebook report browser bench pretrain stale lint clean
+# Files are read as UTF-8 in every locale, and no package of another Python is found.
+export PYTHONUTF8 := 1
+unexport PYTHONHOME PYTHONPATH
+
+# The first that runs: a sound environment is used even where PYTHON is not there.
+ANY = $(shell for python in "$(PYTHON)" $(RUN); do "$$python" -I -c "" 2>/dev/null && echo "$$python" && break; done)
+NONE = Python 3.11 or newer is needed, and $(PYTHON) is none; name one: make PYTHON=python3.11
+# JupyterLab refuses root unless told, writes into the home, and would take another python3 kernel from there.
+ALLOW_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
+WRITABLE_HOME = $(shell test -d "$$HOME" && test -w "$$HOME" && echo "$$HOME" || mktemp -d)
+LAB = HOME="$(WRITABLE_HOME)" JUPYTER_PREFER_ENV_PATH=1 PYTHONPATH="$$PWD" $(RUN) -m jupyterlab $(ALLOW_ROOT)
+
+.PHONY: help env test reproduce smoke sturdy notebook report browser export bench pretrain stale lint clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' Makefile
 
-env: $(VENV)/.installed  ## .venv with the exact versions of requirements.lock, and nothing else
-
-$(VENV)/.installed: requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.11")'
-	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	@touch $@
+env:  ## .venv with the exact versions of requirements.lock, and nothing else (VENV=folder: elsewhere)
+	@"$(or $(ANY),$(error $(NONE)))" -I lib/environment.py "$(VENV)"
 
 test: env  ## the tests (15 minutes or less)
 	$(RUN) -m pytest -q tests
 
 reproduce: env  ## run the stale notebooks, redraw their figures (SIZE=smoke, laptop or full)
-	$(RUN) -m lib.run $(NOTEBOOKS) --size $(SIZE)
-	$(RUN) -m lib.report --size $(SIZE)
+	$(RUN) -m lib.run $(NOTEBOOKS) --size "$(SIZE)"$(if $(PATIENCE), --patient)
+	$(RUN) -m lib.report --size "$(SIZE)"
 
 smoke:  ## reproduce at the smallest size, into reports/smoke
 	$(MAKE) reproduce SIZE=smoke
 
+sturdy: env  ## smoke with either precision, one and two threads, three other seeds
+	$(RUN) tests/sturdy.py
+
 notebook: env  ## JupyterLab on notebooks/
-	PYTHONPATH=$(CURDIR) $(RUN) -m jupyter lab notebooks/
+	$(LAB) notebooks/
 
 report: env  ## a site of the executed notebooks, reports/site/index.html
-	$(RUN) -m lib.site --size $(SIZE)
+	$(RUN) -m lib.site --size "$(SIZE)"
 
 browser: env  ## the site's pages and, in JupyterLab, notebook 04 with an edit, in headless Chromium
 	$(RUN) tests/browser.py
+
+export: env  ## a trained model into a folder (MODEL=name TO=folder; without them: what there is)
+	$(RUN) -m lib.export $(if $(MODEL),"$(MODEL)") $(if $(TO),"$(TO)") --size "$(SIZE)"
 
 bench: env  ## speed of rendering, sampling, learning a reward and fine-tuning on this machine
 	$(RUN) -m lib.bench
 
 pretrain: env  ## train the shipped models again (BUDGET=minutes)
-	$(RUN) -m pretrain $(if $(BUDGET),--minutes $(BUDGET))
+	$(RUN) -m pretrain $(if $(BUDGET),--minutes "$(BUDGET)")
 
 stale: env  ## name the notebooks that reproduce would run
-	$(RUN) -m lib.run --check $(NOTEBOOKS) --size $(SIZE)
+	$(RUN) -m lib.run --check $(NOTEBOOKS) --size "$(SIZE)"
 
 lint: env  ## ruff
 	$(RUN) -m ruff check .

@@ -127,10 +127,11 @@ def run_in_jupyterlab(page: Page, folder: Path) -> None:
     """Open a copy of the notebook in JupyterLab, edit it, run all of it; raises RuntimeError if a cell fails."""
     shutil.copy(ROOT / "notebooks" / NOTEBOOK, folder)
     port, token = free_port(), secrets.token_hex()
-    command = [sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}",
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
                f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",
                "--LabApp.expose_app_in_browser=True"]  # fmt: skip
-    with running(command, env=os.environ | {"PYTHONPATH": str(ROOT)}):
+    own = {f"JUPYTER_{kind}_DIR": str(folder.parent / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}  # not the user's
+    with running(command, env=os.environ | own | {"PYTHONPATH": str(ROOT)}):
         until(lambda: urlopen(f"http://127.0.0.1:{port}/api").status == 200, 180, "JupyterLab to start")
         page.open(f"http://127.0.0.1:{port}/lab?token={token}")
         until(lambda: page.run("typeof jupyterapp !== 'undefined' && jupyterapp.started.then(() => true)"), 120, "the page")

@@ -12,9 +12,10 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from lib import environment
 from lib.paths import ROOT
 
-LINES = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+LINES = [line for line in (ROOT / "requirements.lock").read_text("utf-8").splitlines() if not line.startswith("#")]
 LOCK = {canonicalize_name(Requirement(line).name): Requirement(line) for line in LINES}
 LINUX_ONLY = re.compile(r"^(nvidia-|cuda-|triton$)")
 
@@ -32,9 +33,9 @@ def wanted(requirement, system, python):
 def imports():
     """Top-level modules that the study's code and notebooks import, with one file that does."""
     modules = [p for folder in ("lib", "pretrain", "tests") for p in (ROOT / folder).rglob("*.py")]
-    texts = {p: p.read_text() for p in modules}
+    texts = {p: p.read_text("utf-8") for p in modules}
     for path in (ROOT / "notebooks").glob("*.ipynb"):
-        cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+        cells = [c for c in json.loads(path.read_text("utf-8"))["cells"] if c["cell_type"] == "code"]
         code = "".join(line for c in cells for line in [*c["source"], "\n"] if not re.match(r"\s*[%!]", line))
         texts[path] = code
     found = {}
@@ -76,6 +77,21 @@ def test_whatever_a_locked_package_requires_is_locked(system, python):
                 assert r.specifier.contains(version, prereleases=True), f"{name} requires {r}, not {version}"
 
 
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("system", ["linux", "darwin"])
+def test_make_env_looks_for_just_what_pip_would_install(monkeypatch, system, python):
+    monkeypatch.setattr(environment.sys, "platform", system)
+    here = {name: r for name, r in LOCK.items() if wanted(r, system, python)}
+    there = {"version": [*map(int, python.split(".")), 1], "found": {}}
+    assert environment.amiss(there) == [f"{r.name}{r.specifier}" for r in here.values()]
+    there["found"] = {name: next(iter(r.specifier)).version for name, r in here.items()}
+    assert environment.amiss(there) == []
+    there["found"]["torch"] += "+cpu"  # the same version, built for processors alone
+    assert environment.amiss(there) == []
+    there["found"]["numpy"] = "1.26.4"
+    assert environment.amiss(there) == [f"{LOCK['numpy']} (there: 1.26.4)"]
+
+
 def test_every_import_of_the_study_is_covered_by_the_lock():
     distributions = packages_distributions()
     own = {p.name for p in ROOT.iterdir() if p.is_dir()} | {p.stem for p in (ROOT / "tests").glob("*.py")}
@@ -87,16 +103,17 @@ def test_every_import_of_the_study_is_covered_by_the_lock():
 
 
 def test_conda_installs_the_very_same_lock():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
     plain = [d for d in environment["dependencies"] if isinstance(d, str)]
     (pip,) = [d["pip"] for d in environment["dependencies"] if isinstance(d, dict)]
     assert pip == ["-r requirements.lock"]
     assert {d.split("=")[0] for d in plain} == {"python", "pip", "git", "make"}
     (python,) = [d.split("=")[1] for d in plain if d.startswith("python=")]
-    target = re.search(r'target-version = "py3(\d+)"', (ROOT / "pyproject.toml").read_text())
+    target = re.search(r'target-version = "py3(\d+)"', (ROOT / "pyproject.toml").read_text("utf-8"))
+    assert (ROOT / "environment.yml").read_text("utf-8").count("python -I lib/environment.py --link") == 1
     assert python in SpecifierSet(f">=3.{target[1]}")
 
 
 def test_no_address_and_no_path_stands_in_the_lock():
-    text = (ROOT / "requirements.lock").read_text()
+    text = (ROOT / "requirements.lock").read_text("utf-8")
     assert not re.search(r"://|@|--|\+cpu|\+cu", text)
