@@ -1,0 +1,25 @@
+"""What is NaN or infinite is refused by name, before clipping or comparing turns it into a plausible number."""
+
+import numpy as np
+
+
+def finite(what: str, values, missing: bool = False):
+    """`values` (an array, a tensor or a number) as they came, when all are finite; NaN passes where it means `missing`.
+
+    Raises ValueError that says how many values of `what` are not, and the place of the first.
+    """
+    if hasattr(values, "isfinite"):  # a tensor, on whatever device
+        good = (values.isfinite() | values.isnan() if missing else values.isfinite()).cpu().numpy()
+    else:
+        array = np.asarray(values)
+        if array.dtype.kind not in "fcO":
+            return values
+        array = array.astype(float) if array.dtype.kind == "O" else array  # None becomes NaN
+        good = np.isfinite(array) | np.isnan(array) if missing else np.isfinite(array)
+    if good.all():
+        return values
+    bad, kinds = np.argwhere(~good), "infinite" if missing else "NaN or infinite"
+    if not good.ndim:
+        raise ValueError(f"{what} is {kinds}: want a finite number")
+    count, place = f"{len(bad):,} of {good.size:,}", ", ".join(map(str, bad[0]))
+    raise ValueError(f"{count} values of {what} are {kinds}, the first at [{place}]: want finite numbers")
