@@ -1,13 +1,38 @@
-"""Where training runs, and bfloat16 where that is fast."""
+"""Where training runs, and bfloat16 where that is fast.
 
+An NVIDIA GPU is used when PyTorch sees one. Apple's (MPS) is left alone: nobody has tried the study there, and networks as
+small as these do well on a processor.
+"""
+
+import os
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-# bfloat16 halves the time where the processor has instructions for it, and multiplies it by seven where not.
-FAST_BFLOAT16 = DEVICE.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def fast_bfloat16(wanted: str = "") -> bool:
+    """Whether this machine computes in bfloat16 natively, unless `wanted` (STUDY_BFLOAT16) decides: 1, 0, or empty.
+
+    It halves the time where the processor has instructions for it, and multiplies it by seven where not. A build of PyTorch
+    that cannot say so (macOS has no oneDNN, and lacks the operator) counts as a machine without. Raises ValueError on any
+    other `wanted`.
+    """
+    if wanted not in ("", "0", "1"):
+        raise ValueError(f"STUDY_BFLOAT16={wanted!r}: give 1 (bfloat16), 0 (float32), or nothing to leave it to the machine")
+    if wanted:
+        return wanted == "1"
+    if DEVICE.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if not torch.backends.mkldnn.is_available():
+        return False
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # PyTorch's own, private: may be gone
+    return bool(supported and supported())
+
+
+FAST_BFLOAT16 = fast_bfloat16(os.environ.get("STUDY_BFLOAT16", ""))
 
 
 @contextmanager
