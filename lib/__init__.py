@@ -1,6 +1,7 @@
 """The shared code of the study, read in this order:
 
-paths, config, precision, world, prompts, models, sampling, panel, labels, perturbed, reward, finetune, metrics, stats,
-votes, rejection, choices, preference, checkpoint, adaptation, preference_stages, study, cache, ablation, figures, report,
-claims, site, run.
+paths, source, memory, cache; checks, domains, seeds, config, precision; world, prompts, web, models, sampling, panel,
+labels, perturbed, reward, finetune, metrics, stats, votes, rejection, choices, preference, checkpoint, adaptation,
+preference_stages, study, ahead; ablation, figures, report, claims, site, export, parameters, fence, run, bench;
+environment, which make runs before all of them.
 """

@@ -1,12 +1,65 @@
 """Ablations of the reward: every variant's accuracy on pairs and calibration, with its paired difference to the baseline."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
 
 from lib import reward, sampling, stats
+from lib.checks import finite
+from lib.seeds import rng_of
+
+BASELINE = "reward"
+KEPT = (BASELINE, "CLIP score", "CLIP score, matched longer")  # rows of their own in the tables
+
+
+# ---- variants -----------------------------------------------------------------------------------------------------
+
+
+def distinct(*groups: Iterable[str]) -> list[str]:
+    """The names of all groups in their order; raises ValueError on one that is used twice."""
+    names = [name for group in groups for name in group]
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise ValueError(f"the name {twice[0]!r} is used twice: give each variant a name of its own")
+    return names
+
+
+def changed(variant, base) -> dict:
+    """The fields in which a variant differs from the baseline, with the variant's values."""
+    return {k: x for k, x in asdict(variant).items() if x != asdict(base)[k]}
+
+
+def joined(
+    base, *groups: Mapping[str, object], controls: Mapping[str, object] = MappingProxyType({}), needed: Iterable[str] = ()
+) -> dict:
+    """The specs of the baseline (as `reward`), of the variants of all groups, and of the controls, by name.
+
+    Raises ValueError on a name that is used twice or kept for another row, on a variant that is the baseline or another
+    variant again, on one that changes more than one field (controls may), and when one is gone that is `needed` later.
+    """
+    found = {BASELINE: base}
+    if kept := [name for name in distinct(*groups, controls) if name in KEPT]:
+        raise ValueError(f"the name {kept[0]!r} has a row of its own in the tables: give the variant another")
+    for name, variant in (item for group in (*groups, controls) for item in group.items()):
+        if type(variant) is not type(base):
+            raise ValueError(f"{name!r} is no {type(base).__name__}: write replace(base, FIELD=VALUE), got {variant!r}")
+        changes = changed(variant, base)
+        if "seed" in changes:
+            raise ValueError(f"{name!r} changes the seed, but each variant is trained with all seeds: change another field")
+        if same := next((n for n, v in found.items() if v == variant), None):
+            said = "the baseline" if same == BASELINE else repr(same)
+            raise ValueError(f"{name!r} is {said} again: change another field or value")
+        if len(changes) > 1 and name not in controls:
+            raise ValueError(f"{name!r} changes {' and '.join(changes)}: change one field, or make it one of the controls")
+        found[name] = variant
+    if gone := [name for name in needed if name not in found]:
+        raise ValueError(f"there is no variant {gone[0]!r}, which later cells read: keep its name, and add yours beside it")
+    return found
+
+
+# ---- accuracy -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -49,12 +102,14 @@ def pairs_right(scores: np.ndarray, labels: np.ndarray, prompts) -> tuple[np.nda
     return np.stack([t.right for t in tables]), tables[0].index.to_numpy(), tables[0].pairs.to_numpy()
 
 
-def compared(scores: Mapping[str, np.ndarray], tested: HeldOut, baseline: str = "reward") -> pd.DataFrame:
+def compared(scores: Mapping[str, np.ndarray], tested: HeldOut, baseline: str = BASELINE) -> pd.DataFrame:
     """A row a method: `value`, the share of pairs ordered right, and `gain`, that minus the baseline's, with bounds.
 
     `scores` [seed, item] by method; a method of one seed (CLIP score) is compared with every seed of
     the other side. Intervals are 95 %, over prompts and seeds; those of gains resample both sides together.
     """
+    if baseline not in scores:
+        raise ValueError(f"no scores of the baseline {baseline!r}: there are {', '.join(scores)}")
     rows, (base, prompts, pairs) = [], pairs_right(scores[baseline], tested.labels, tested.prompts)
     for method, s in scores.items():
         right, _, _ = pairs_right(s, tested.labels, tested.prompts)
@@ -68,6 +123,7 @@ def compared(scores: Mapping[str, np.ndarray], tested: HeldOut, baseline: str = 
 
 def verdict(low: float, high: float) -> str:
     """What the interval of a difference says: `better`, `worse` or `no difference shown`."""
+    finite("the interval", (low, high))
     return "better" if low > 0 else "worse" if high < 0 else "no difference shown"
 
 
@@ -80,7 +136,7 @@ def calibration_error(scores: np.ndarray, good: np.ndarray, bins: int = 10) -> f
     `scores` in [0, 1] and `good` (1 or 0), [item] or [seed, item]; a mean over seeds. Expected calibration error, Naeini et
     al. 2015, with quantile bins. It is above 0 by chance even for perfect scores: see `calibration_floor`.
     """
-    scores, good = np.atleast_2d(scores), np.atleast_2d(good)
+    scores, good = np.atleast_2d(finite("scores", scores)), np.atleast_2d(finite("labels", good))
     if scores.shape != good.shape or scores.shape[1] < bins:
         raise ValueError(f"need a label a score and {bins} of them: got {scores.shape}, {good.shape}")
     order = scores.argsort(1, kind="stable")
@@ -90,7 +146,7 @@ def calibration_error(scores: np.ndarray, good: np.ndarray, bins: int = 10) -> f
 
 def calibration_floor(scores: np.ndarray, bins: int = 10, draws: int = 200, seed: int = 0) -> float:
     """The error that scores [seed, item] would have on average if they were the true chances of a good label."""
-    rng = np.random.default_rng(seed)
+    rng = rng_of(seed)
     return float(np.mean([calibration_error(scores, rng.random(scores.shape) < scores, bins) for _ in range(draws)]))
 
 

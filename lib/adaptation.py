@@ -14,8 +14,10 @@ import torch
 
 from lib import checkpoint, choices
 from lib.cache import Artifact, stage
+from lib.checks import finite
+from lib.domains import check
 from lib.finetune import Pairs, draw, losses_of, step
-from lib.sampling import seed_of
+from lib.seeds import rng_of, seed_of, torch_seed
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and much of the study needs no generator
     from diffusers import StableDiffusionPipeline
@@ -24,6 +26,7 @@ PREFIX = "Weird image. "
 OTHER_PREFIX = "Strange picture. "  # a control
 PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]  # of all attention in the U-Net
 AT_LEAST = 4  # images a group
+FEWEST = 2  # prompts that are selected, whatever the threshold: an interval over prompts needs two
 USERS = 20  # of the user study
 EVERY = 100  # updates between checkpoints
 
@@ -50,40 +53,55 @@ class AdaptationSpec:
     warmup: int = 20  # updates
     seed: int = 0
 
+    def __post_init__(self):
+        above, counted = "in (0, inf)", "at least 1"
+        check(
+            self, rank=counted, threshold=above, updates=counted, learning_rate=above, batch="at least 0, not all 0",
+            clip=above, warmup="at least 0", seed="at least 0",
+        )
+
 
 # ---- selection -----------------------------------------------------------------------------------------------------
 
 
 def near_uniform(images: np.ndarray, spread: float = 10.0) -> np.ndarray:
     """Whether the pixels of uint8 images [image, height, width, 3] hardly differ (8-bit units): bool [image]."""
-    return images.reshape(len(images), -1, 3).std(1).max(1) < spread
+    return finite("pixels", images).reshape(len(images), -1, 3).std(1).max(1) < spread
 
 
 def select(
     scores: np.ndarray, prompts: Sequence[str], usable: np.ndarray, threshold: float = 2.0,
-    budget: tuple[int, int] | None = None,
+    budget: tuple[int, int] | None = None, fewest: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The preferred and the non-preferred images, int [image] each, at most one of each a prompt.
 
     With n `usable` images (at least 4) of a prompt, the one of highest score is preferred where softmax(scores) gives it
-    more than threshold / n, and that of the lowest is non-preferred where softmax(-scores) does. `budget` numbers of
-    images take the place of the threshold: the prompts that are surest. Raises ValueError when none is left.
+    more than threshold / n, and that of the lowest is non-preferred where softmax(-scores) does. Where less than `fewest`
+    prompts pass, as at size smoke, so many of the surest are taken, and a line says so. `budget` numbers of images take the
+    place of the threshold: the prompts that are surest. Raises ValueError when none is left, or there are no `fewest`.
     """
+    finite("scores", scores), finite("usable", usable)
     table = pd.DataFrame({"prompt": list(prompts), "row": np.arange(len(scores))})[np.asarray(usable, bool)]
     found: list[list[tuple[float, int]]] = [[], []]
     for _, rows in table.groupby("prompt", sort=False).row:
-        if len(rows) >= AT_LEAST:
+        if len(rows) >= AT_LEAST and np.ptp(np.asarray(scores, float)[rows]) > 0:  # among equals none is the best
             for sign, kept in zip((1, -1), found, strict=True):
                 given = sign * np.asarray(scores, float)[rows]
                 p = np.exp(given - given.max())
                 kept.append((len(rows) * p.max() / p.sum(), int(rows.iloc[p.argmax()])))
     out = []
-    for kept, wanted in zip(found, budget or (None, None), strict=True):
-        kept = sorted(kept, key=lambda k: (-k[0], k[1]))
-        kept = kept[:wanted] if budget else [k for k in kept if k[0] > threshold]
-        if not kept:
+    for kind, kept, wanted in zip(("preferred", "non-preferred"), found, budget or (None, None), strict=True):
+        passing = wanted if budget else sum(k[0] > threshold for k in kept)
+        if len(kept) < fewest:
+            raise ValueError(
+                f"{len(kept)} prompts have {AT_LEAST} usable images whose scores differ, want {fewest} or more: raise "
+                "`prompts`, `images` or `unlabelled` of the size (lib/config.py)"
+            )
+        if passing < fewest:
+            print(f"{kind}: {passing} prompts are above {threshold:g} / n, so the surest {fewest} are taken")
+        if not (chosen := sorted(kept, key=lambda k: (-k[0], k[1]))[: max(passing, fewest)]):
             raise ValueError(f"no prompt's images differ enough: none above {threshold:g} / n")
-        out.append(np.array(sorted(row for _, row in kept)))
+        out.append(np.array(sorted(row for _, row in chosen)))
     return out[0], out[1]
 
 
@@ -102,7 +120,7 @@ def adapt(pipe: "StableDiffusionPipeline", streams: Sequence[Pairs], spec: Adapt
     from peft import LoraConfig, get_peft_model_state_dict
 
     with torch.random.fork_rng():
-        torch.manual_seed(spec.seed)
+        torch.manual_seed(torch_seed(spec.seed))
         pipe.unet.requires_grad_(False).add_adapter(
             LoraConfig(r=spec.rank, lora_alpha=spec.rank, init_lora_weights="gaussian", target_modules=PROJECTIONS)
         )
@@ -133,7 +151,7 @@ def adapted(
         pipe = load()
         adapt(pipe, streams(pipe), spec, folder)
 
-    return stage("lora", asdict(spec), inputs, make)
+    return stage("lora", asdict(spec), inputs, make, ("lib.models", load, streams))
 
 
 # ---- the user study ------------------------------------------------------------------------------------------------
@@ -148,12 +166,12 @@ def votes(
     drawn for each user, so that taking one unseen is a coin's toss. A vote depends on the user and the two images alone:
     swapping the sides swaps the votes. Every other user votes for the first of two images that are the same.
     """
-    gap = choices.weights(users, taste) @ (a - b).T / taste.noise
+    gap = choices.weights(users, taste) @ (finite("traits", a) - finite("traits", b)).T / taste.noise
     chance = (1 - taste.last) / (1 + np.exp(-gap)) + taste.last / 2
     out = np.empty(gap.shape, bool)
     for i, name in enumerate(users):
         for j, (x, y) in enumerate(digests):
-            drawn = np.random.default_rng(seed_of("study", name, *sorted((x, y)))).random()
+            drawn = rng_of(seed_of("study", name, *sorted((x, y)))).random()
             out[i, j] = i % 2 == 0 if x == y else drawn < chance[i, j] if x < y else drawn >= 1 - chance[i, j]
     return out
 
@@ -161,5 +179,5 @@ def votes(
 def majorities(found: np.ndarray) -> np.ndarray:
     """The outcome of each pair, int [pair]: 1 where more than half of the users [user, pair] prefer the first image, -1
     where more than half prefer the second, else 0."""
-    won = 2 * found.sum(0)
+    won = 2 * finite("votes", found).sum(0)
     return np.sign(won - len(found)).astype(int)

@@ -1,15 +1,13 @@
 """Content-addressed stages: a result is found by what made it, never by its name.
 
-The key of a stage is its spec, the digests of its inputs, and the source of the module that makes it (with
-every module of the study which that one imports; comments, docstrings and layout do not count). A finished
-stage is a folder of files with a manifest of their SHA-256 sums, checked on every use.
+The key of a stage is its spec, the digests of its inputs, the source of the module that makes it (with every module of
+the study which that one imports; comments, docstrings and layout do not count) and of the functions that are handed to
+it, and what computes: versions of the libraries, precision, device, the study's seed. A finished stage is a folder of
+files with a manifest of their SHA-256 sums, checked on every use.
 
-Sources are read once, when this module is imported: restart the kernel after editing `lib`.
+Sources are read once, when the process starts: restart the kernel after editing `lib` (`lib.memory` insists on it).
 """
 
-import ast
-import fcntl
-import functools
 import hashlib
 import json
 import os
@@ -18,19 +16,20 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
+from filelock import FileLock
 
-from lib.paths import CACHE, ROOT
+from lib import seeds
+from lib.memory import refuse_changes
+from lib.paths import CACHE
+from lib.source import function_fingerprint, home_of, own_closure, own_fingerprint, versions
 
-PACKAGES = ("lib", "pretrain")
-# They say where results lie and how they look, not what they are.
-NOT_CODE = {"lib.cache", "lib.paths", "lib.figures", "lib.report", "lib.run"}
 PARTIAL = "_partial"  # a stage's own checkpoints, kept over a kill, deleted at the end
 
 
@@ -63,23 +62,30 @@ def only_found() -> Iterator[None]:
         _make = before
 
 
-def stage(name: str, spec, inputs: Mapping[str, Artifact | str], make: Callable[[Path], None]) -> Artifact:
+def stage(
+    name: str, spec, inputs: Mapping[str, Artifact | str], make: Callable[[Path], None], code: Sequence[Callable | str] = ()
+) -> Artifact:
     """The folder that `make(folder)` fills, made only when no sound one has this key.
 
-    `spec` is a dataclass or mapping of plain values; an input is an artifact or a digest. `make` keeps its
-    checkpoints in `folder / "_partial"`, where it finds them again after a kill; whatever else a killed
-    run left is swept away before. A second process that wants the same entry waits for the first.
+    `spec` is a dataclass or mapping of plain values; an input is an artifact or a digest; `code` are functions from other
+    modules that `make` calls, and names of modules that it cannot import. `make` keeps its checkpoints in
+    `folder / "_partial"`, where it finds them again after a kill; whatever else a killed run left is swept away before. A
+    second process that wants the same entry waits for the first. Raises `ChangedCode` when the code in memory is not the
+    one that the key speaks of, before anything is made or, if it changed meanwhile, kept.
     """
     if not re.fullmatch(r"[a-z0-9_-]+", name):
         raise ValueError(f"stage name {name!r}: use lower-case letters, digits, - and _")
-    if read_sources() != SOURCES:
-        print("cache: code of the study changed since this kernel started: restart it", file=sys.stderr)
+    modules, functions = [c for c in code if isinstance(c, str)], [c for c in code if callable(c)]
     recipe = {
         "stage": name,
         "spec": asdict(spec) if is_dataclass(spec) else dict(spec),
         "inputs": {k: v.digest if isinstance(v, Artifact) else v for k, v in inputs.items()},
         "source": own_fingerprint(home_of(make)),
+        "code": [*map(own_fingerprint, modules), *map(function_fingerprint, functions)],
+        "computed by": computed_by(),
     }
+    written = {m for module in (home_of(make), *modules) for m in own_closure(module)} | set(map(home_of, functions))
+    refuse_changes(written)
     key = digest_of(recipe)
     entry, work = CACHE / name / key, CACHE / "work" / f"{name}-{key[:16]}"
     with locked(work.with_suffix(".lock")):
@@ -91,6 +97,7 @@ def stage(name: str, spec, inputs: Mapping[str, Artifact | str], make: Callable[
         started = time.perf_counter()
         make(work)
         seconds = time.perf_counter() - started
+        refuse_changes(written)
         shutil.rmtree(work / PARTIAL, ignore_errors=True)
         files = file_digests(work)
         if not files:
@@ -99,6 +106,14 @@ def stage(name: str, spec, inputs: Mapping[str, Artifact | str], make: Callable[
         entry.parent.mkdir(parents=True, exist_ok=True)
         os.rename(work, entry)
     return Artifact(name, key, entry, digest_of(files), round(seconds, 3))
+
+
+def computed_by() -> dict:
+    """What computes on this machine: versions of Python and the libraries, device, precision, and the study's seed."""
+    from lib import precision  # here, because PyTorch takes seconds to import, and not all that reads the cache needs it
+
+    training = "bfloat16" if precision.FAST_BFLOAT16 else "float32"
+    return versions() | {"device": precision.DEVICE.type, "training": training, "study seed": seeds.STUDY}
 
 
 def read_entry(name: str, entry: Path) -> Artifact | None:
@@ -146,73 +161,6 @@ def digest_of(obj) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-# --- source -----------------------------------------------------------------------------------------
-
-
-def read_sources(root: Path = ROOT) -> dict[str, str]:
-    """Text of every module of the study, by dotted name."""
-    files = [p for package in PACKAGES for p in sorted((root / package).rglob("*.py"))]
-    return {".".join(p.relative_to(root).with_suffix("").parts): p.read_text("utf-8") for p in files}
-
-
-SOURCES = read_sources()
-
-
-def home_of(make: Callable) -> str:
-    """Name of the module that defines `make`; a notebook is none, as its source is not on disk."""
-    while isinstance(make, functools.partial):
-        make = make.func
-    module = make.__module__
-    if module == "__main__":
-        raise ValueError(f"put {make.__qualname__} in lib: a notebook cannot be part of the key")
-    return module
-
-
-@functools.cache
-def own_fingerprint(module: str) -> str:
-    """`source_fingerprint` as of this process's start: a study asks for hundreds of stages of the same few modules."""
-    return source_fingerprint(module)
-
-
-def source_fingerprint(module: str, sources: Mapping[str, str] = SOURCES) -> str:
-    """Digest of a module's code and of all the study's modules that it imports, directly or not."""
-    seen, queue = {}, [module]
-    while queue:
-        name = queue.pop()
-        if name in seen or name in NOT_CODE:
-            continue
-        text = sources[name] if name in sources else Path(sys.modules[name].__file__).read_text("utf-8")
-        tree = ast.parse(text)
-        seen[name] = code_digest(text)
-        package = name if name.endswith("__init__") else name.rpartition(".")[0]
-        queue += imported(tree, package.removesuffix(".__init__"), sources)
-    return digest_of(seen)
-
-
-def imported(tree: ast.AST, package: str, sources: Mapping[str, str]) -> set[str]:
-    """Names of the study's modules that a syntax tree imports, wherever in it."""
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
-    return {found for n in names for found in (n, f"{n}.__init__") if found in sources}
-
-
-def code_digest(text: str) -> str:
-    """Digest of what Python code does: the same when only comments, docstrings or layout change."""
-    tree = ast.parse(text)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            if isinstance(getattr(body[0].value, "value", None), str):
-                node.body = body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-
-
 # --- files ------------------------------------------------------------------------------------------
 
 
@@ -220,8 +168,7 @@ def code_digest(text: str) -> str:
 def locked(path: Path) -> Iterator[None]:
     """Hold a lock file; the system frees it when its process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(path):
         yield
 
 

@@ -12,9 +12,13 @@ import numpy as np
 import pandas as pd
 
 from lib.cache import Artifact, atomic_write, load_arrays, save_arrays, stage
+from lib.checks import finite
+from lib.domains import check
 from lib.judges import attribute_chances
+from lib.labels import refuse_strangers
 from lib.metrics import colourfulness
-from lib.sampling import load_images, seed_of
+from lib.sampling import load_images
+from lib.seeds import rng_of, seed_of
 from lib.votes import spread_within
 
 TRAITS = ("match", "realism", "size", "placement", "vividness")
@@ -40,6 +44,9 @@ class TasteSpec:
     noise: float = 1.0  # scale of the Gumbel noise in a choice; see `calibrated`
     last: float = (PAPER_LAST - 1 / MOST) / (1 - 1 / MOST)  # the chance of taking the last image unseen: 0.0813
 
+    def __post_init__(self):
+        check(self, spread="in [0, inf)", noise="in (0, inf)", last="in [0, 1)")
+
 
 def user(number: int) -> str:
     """The name of a simulated user."""
@@ -51,7 +58,7 @@ def user(number: int) -> str:
 
 def foreground(images: np.ndarray, away: float = 40.0) -> np.ndarray:
     """Pixels that stand out from the median of their row by more than `away` (8-bit units): bool [image, height, width]."""
-    x = images.astype(np.float32)
+    x = finite("pixels", images).astype(np.float32)
     return np.abs(x - np.median(x, 2, keepdims=True)).max(-1) > away
 
 
@@ -74,7 +81,7 @@ def traits(
     """
     p = np.array([np.prod(list(c.values())) for c in attribute_chances(seen, prompts)]).clip(1e-6, 1 - 1e-6)
     match = np.log(p / (1 - p)).clip(-CERTAINTY, CERTAINTY)
-    return np.stack([match, realism, *size_and_placement(pixels), colourfulness(pixels)], 1)
+    return np.stack([match, finite("realism", realism), *size_and_placement(pixels), colourfulness(pixels)], 1)
 
 
 def looked_at(
@@ -88,7 +95,8 @@ def looked_at(
         found = traits(seen(), shown.prompts, realism(shown.pixels), shown.pixels)
         save_arrays(folder / "traits.safetensors", {"traits": found})
 
-    return load_arrays(stage("traits", {}, {"images": images, **inputs}, make).path / "traits.safetensors")["traits"]
+    found = stage("traits", {}, {"images": images, **inputs}, make, ("lib.models", seen, realism))
+    return load_arrays(found.path / "traits.safetensors")["traits"]
 
 
 def trait_units(values: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
@@ -112,7 +120,7 @@ def groups(prompts: Sequence[str]) -> np.ndarray:
 def weights(users: Sequence[str], spec: TasteSpec = TasteSpec()) -> np.ndarray:
     """Each user's weight of each trait: float [user, trait]; depends on the user's name and the spec alone."""
     mean = np.array([getattr(spec, t) for t in TRAITS])
-    own = [np.random.default_rng(seed_of("taste", u)).standard_normal(len(TRAITS)) for u in users]
+    own = [rng_of(seed_of("taste", u)).standard_normal(len(TRAITS)) for u in users]
     return mean + spec.spread * np.array(own)
 
 
@@ -122,7 +130,9 @@ def chances(liking: np.ndarray, rows: np.ndarray, noise: float) -> np.ndarray:
     `liking` float [..., image]; `rows` int [group, MOST], the group's images, -1 where it has fewer. Softmax of
     liking / noise: the choice of the highest liking with Gumbel noise (McFadden 1974).
     """
-    given = np.where(rows >= 0, np.asarray(liking, float)[..., rows], -np.inf) / noise
+    if not 0 < noise < np.inf:
+        raise ValueError(f"the noise of choices is a finite number above 0, got {noise}")
+    given = np.where(rows >= 0, finite("liking", np.asarray(liking, float))[..., rows], -np.inf) / noise
     p = np.exp(given - given.max(-1, keepdims=True))
     return p / p.sum(-1, keepdims=True)
 
@@ -161,7 +171,8 @@ def calibrated(
     low, high = 0.02, 50.0
     reached = [expected_guess(liking, rows, replace(spec, noise=x)) for x in (high, low)]
     if not reached[0] < target < reached[1]:
-        raise ValueError(f"no noise makes guesses right {target:.0%} of the time: from {reached[0]:.0%} to {reached[1]:.0%}")
+        span = f"from {reached[0]:.0%} to {reached[1]:.0%}"
+        raise ValueError(f"no noise makes guesses right {target:.0%} of the time: {span}; take more prompts")
     for _ in range(40):
         middle = (low * high) ** 0.5
         right = expected_guess(liking, rows, replace(spec, noise=middle))
@@ -178,6 +189,7 @@ def choose(
     `values` traits in their units [image, trait]; `digests` and `prompts` by image; `rows` int [group, MOST]. Without
     `position` nobody takes the last image unseen: a guess at what another one chose. With `coin` images do not matter.
     """
+    finite("traits", values)
     out, names = [], sorted({u for group in users for u in group})
     taste = dict(zip(names, weights(names, spec), strict=True))
     for row, group in zip(rows, users, strict=True):
@@ -185,7 +197,7 @@ def choose(
         shown, prompt = [digests[i] for i in row], prompts[row[0]]
         for name in group:
             kind = "coin" if coin else "choice" if position else "guess"
-            rng = np.random.default_rng(seed_of(kind, name, prompt, *shown))
+            rng = rng_of(seed_of(kind, name, prompt, *shown))
             p = chances(values[row] @ taste[name], np.arange(len(row))[None], spec.noise)[0]
             p = np.full(len(row), 1 / len(row)) if coin else p
             unseen = rng.random() < spec.last and position and not coin
@@ -237,7 +249,9 @@ def load(path: Path) -> pd.DataFrame:
 
 def groups_of(table: pd.DataFrame, digests: Sequence[str], prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """The images of each choice, int [choice, MOST] with -1 where there are fewer, as places in a set of images with
-    `digests` and `prompts`, and the chosen place, int [choice]."""
+    `digests` and `prompts`, and the chosen place, int [choice]. Raises ValueError on images that are not in the set."""
+    shown = [(d, prompt) for prompt, images in zip(table.prompt, table.images, strict=True) for d in images]
+    refuse_strangers("images of choices", shown, digests, prompts)
     place = {key: i for i, key in enumerate(zip(prompts, digests, strict=True))}
     rows = np.full((len(table), MOST), -1)
     for i, (prompt, images) in enumerate(zip(table.prompt, table.images, strict=True)):
@@ -248,4 +262,4 @@ def groups_of(table: pd.DataFrame, digests: Sequence[str], prompts: Sequence[str
 def group_sizes(count: int) -> list[int]:
     """Sizes of so many groups, in the shares of the released test choices, mixed; at least one of each size."""
     few = [n for n in (2, 3) for _ in range(max(1, round(count * PAPER_GROUPS[n] / sum(PAPER_GROUPS.values()))))]
-    return np.random.default_rng(4).permutation([MOST] * (count - len(few)) + few).tolist()
+    return rng_of(4).permutation([MOST] * (count - len(few)) + few).tolist()

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from lib.domains import check
+
 GUIDANCE_SCALE = 1.75  # of every image in the study; chosen for the error profile of notebook 02, then frozen
 SAMPLING_STEPS = 10  # of DPM-Solver++(2M)
 
@@ -39,6 +41,9 @@ class Size:
     adapted_images: int  # images an evaluation prompt and adapted model
     adapted_captions: int  # held-out web captions for an adapted model's Fréchet distance
 
+    def __post_init__(self):
+        check(self, "at least 1", held_out="at least 2", choosers=f"in [1, {self.users}]")
+
 
 SIZES = {
     "smoke": Size(
@@ -65,6 +70,35 @@ SIZES = {
         adapted_images=8, adapted_captions=5_000,
     ),
 }  # fmt: skip
+
+
+TRAINED = 5  # arms of `lib.study.ARMS`
+TRIED = 4  # settings that notebook 05 tries, each after half and all updates
+LAPTOP_HOURS = 1.6  # measured once: all notebooks at size laptop, nothing cached, on two cores with bfloat16
+
+
+def work(size: Size) -> dict[str, int]:
+    """Images that notebooks 01, 05 and 06 draw and train on, without the frontier."""
+    tuned = TRAINED + 2 * (size.finetune_seeds - 1)  # more seeds of the full method and of r = mean
+    drawn = {
+        "to label": sum(p * n for p, n in zip(size.prompts, size.images, strict=True)),
+        "unlabelled": size.unlabelled,
+        "unseen": sum(size.unseen_prompts) * size.unseen_images,
+        "selection": 40 * size.selection_images * (1 + 2 * TRIED),
+        "evaluation": -(-120 // size.evaluation_stride) * size.evaluation_images * (1 + tuned),
+        "fidelity": size.fidelity_captions * (1 + tuned),
+    }
+    return drawn | {"trained on": size.updates * sum(size.batch) * (tuned + TRIED - 1)}
+
+
+def unet_runs(work) -> int:
+    """Runs of the U-Net: two a step of sampling, with and without the prompt; training on an image costs about three."""
+    return sum(n * (3 if what == "trained on" else 2 * SAMPLING_STEPS) for what, n in work.items())
+
+
+def cpu_hours(name: str) -> float:
+    """About how long a size takes on two CPU cores: as laptop does, in proportion to the U-Net's runs."""
+    return LAPTOP_HOURS * unet_runs(work(size_named(name))) / unet_runs(work(SIZES["laptop"]))
 
 
 def size_named(name: str) -> Size:

@@ -11,6 +11,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from lib.cache import atomic_write
+from lib.checks import finite
 from lib.paths import reports
 
 # Lightness rises from first to last, so that the order survives a grey print.
@@ -36,7 +37,8 @@ MARKERS |= {"chance": "v", "aesthetic predictor": "^", "people's guess": "s", "p
 
 
 def style() -> None:
-    """The study's look; call once a notebook."""
+    """The study's look, whatever the user's own settings are; call once a notebook."""
+    plt.rcdefaults()
     sns.set_theme(context="notebook", style="ticks", font_scale=0.85)
     plt.rcParams |= {
         "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 110, "savefig.dpi": 110,
@@ -220,7 +222,8 @@ def votes(rows: Sequence[Mapping], axis, label: str) -> None:
 
 def reliability(scores: np.ndarray, good: np.ndarray, axis, bins: int = 10, label: str = "reward") -> list[dict]:
     """Share of good images against predicted reward, in bins of equal numbers, with 95 % binomial (Wilson) intervals."""
-    order = np.argsort(scores)
+    order = np.argsort(finite("scores", scores))
+    finite("labels", good)
     rows = []
     for part in np.array_split(order, bins):
         n, k, z = len(part), good[part].sum(), 1.96

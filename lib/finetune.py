@@ -16,8 +16,11 @@ from torch import Tensor
 
 from lib import checkpoint
 from lib.cache import Artifact, stage
+from lib.checks import finite
+from lib.domains import check
 from lib.precision import autocast
 from lib.sampling import encode, encode_texts
+from lib.seeds import rng_of, torch_seed
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and much of the study needs no generator
     from diffusers import StableDiffusionPipeline
@@ -37,6 +40,12 @@ class FinetuneSpec:
     keep: tuple[int, ...] = ()  # updates after which weights are kept besides the last
     use_model: bool = True  # False: the pre-training loss alone (a control)
     seed: int = 0
+
+    def __post_init__(self):
+        check(
+            self, updates="at least 1", learning_rate="in (0, inf)", beta="in [0, inf)", batch="at least 1",
+            average="in [0, 1)", clip="in (0, inf)", warmup="at least 0", keep="at least 0, may be empty", seed="at least 0",
+        )
 
 
 @dataclass
@@ -60,22 +69,34 @@ class Pairs:
 WEIGHTINGS = ("raw", "mean", "random", "thresholded", "exponential")
 
 
-def reweighted(reward: np.ndarray, how: str, seed: int = 0) -> np.ndarray:
+def threshold_of(reward: np.ndarray) -> float:
+    """One half, as a threshold of rewards; where none is above it, as at size smoke, the one above which the highest quarter
+    lies, and a line says so."""
+    if reward.max() > 0.5:
+        return 0.5
+    threshold = float(np.nextafter(np.quantile(reward, 0.75), -np.inf, dtype=reward.dtype))
+    print(f"no reward is above one half: the highest quarter is, above {threshold:.3g}")
+    return threshold
+
+
+def reweighted(reward: np.ndarray, how: str, seed: int = 0, threshold: float = 0.5) -> np.ndarray:
     """Weights of the loss from rewards in [0, 1], float [item], all with the mean of the rewards, so that beta keeps its
     meaning.
 
     `raw` is the paper's; `mean` (constant) and `random` (the same rewards, given to images by lot) are controls;
-    `thresholded` keeps items above one half, `exponential` is exp(4 r).
+    `thresholded` keeps items above one half, or above another `threshold`, `exponential` is exp(4 r). Raises ValueError
+    when nothing would be kept.
     """
+    finite("rewards", reward)
     if how == "raw":
         return reward
     if how == "random":
-        return np.random.default_rng(seed).permutation(reward)
+        return rng_of(seed).permutation(reward)
     if how not in WEIGHTINGS:
         raise ValueError(f"unknown weighting {how!r}: one of {', '.join(WEIGHTINGS)}")
-    out = {"mean": np.ones_like(reward), "thresholded": (reward > 0.5) * 1.0, "exponential": np.exp(4 * reward)}[how]
+    out = {"mean": np.ones_like(reward), "thresholded": (reward > threshold) * 1.0, "exponential": np.exp(4 * reward)}[how]
     if not out.any():
-        raise ValueError("no reward is above one half: nothing to keep")
+        raise ValueError(f"no reward is above {'one half' if threshold == 0.5 else f'{threshold:g}'}: nothing to keep")
     return out * (reward.mean() / out.mean())
 
 
@@ -102,7 +123,8 @@ def latents_of(
     def make(folder: Path) -> None:
         save_file({"latents": encode(load(), pixels()).contiguous().cpu()}, folder / "latents.safetensors")
 
-    return load_file(stage("latents", {}, inputs, make).path / "latents.safetensors")["latents"]
+    found = stage("latents", {}, inputs, make, ("lib.models", load, pixels))
+    return load_file(found.path / "latents.safetensors")["latents"]
 
 
 def encoded(
@@ -127,7 +149,7 @@ def noise_levels(count: int, g: torch.Generator) -> Tensor:
 def draw(pairs: Pairs, count: int, g: torch.Generator, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """Rows int64 [count], timesteps int64 [count] out of `steps` by `noise_levels`, and noise like the latents."""
     rows = torch.randint(len(pairs.latents), (count,), generator=g)
-    t = (steps * noise_levels(count, g)).long()
+    t = (steps * noise_levels(count, g)).long().clamp(max=steps - 1)  # float32 rounds the last level up to 1 now and then
     noise = torch.randn((count, *pairs.latents.shape[1:]), generator=g)
     return rows, t, noise
 
@@ -172,7 +194,7 @@ def finetune(
         (folder / kept.name).write_bytes(kept.read_bytes())
     steps = pipe.scheduler.config.num_train_timesteps
     for update in range(done, spec.updates):
-        g = torch.Generator().manual_seed(1_000_003 * spec.seed + update)
+        g = torch.Generator().manual_seed(torch_seed(1_000_003 * spec.seed + update))
         loss = torch.zeros((), device=device)
         rows, t, noise = draw(model, spec.batch[0], g, steps)
         rows_pre, t_pre, noise_pre = draw(pretraining, spec.batch[1], g, steps)
@@ -204,7 +226,9 @@ def finetune(
 
 def ceiling(reward: np.ndarray, good: np.ndarray) -> float:
     """E[r good] / E[r]: the good share that the reward's weighting leaves among the training images, in [0, 1]."""
-    return float((reward * good).sum() / reward.sum())
+    if not finite("rewards", reward).sum() > 0:
+        raise ValueError("the rewards sum to 0: no image has a weight")
+    return float((reward * finite("labels", good)).sum() / reward.sum())
 
 
 def tuned(
@@ -220,4 +244,4 @@ def tuned(
         pipe = load()
         finetune(pipe, model(pipe), pretraining(pipe), spec, folder)
 
-    return stage("unet", asdict(spec), inputs, make)
+    return stage("unet", asdict(spec), inputs, make, ("lib.models", load, model, pretraining))

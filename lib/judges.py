@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lib.cache import Artifact, load_arrays, save_arrays, stage
+from lib.checks import finite
 from lib.prompts import Attributes, parse
 from lib.sampling import load_images, to_pixels
 from lib.world import BACKGROUNDS, COLOURS, OBJECTS, Scene
@@ -138,7 +139,7 @@ def look(judge: Judge, images: np.ndarray, batch: int = 256) -> dict[str, np.nda
     parts = []
     for i in range(0, len(images), batch):
         logits = judge(to_pixels(images[i : i + batch]).to(device).contiguous(memory_format=torch.channels_last))
-        parts.append({k: v.float().softmax(1).cpu().numpy() for k, v in logits.items()})
+        parts.append({k: finite(f"logits of {k}", v).float().softmax(1).cpu().numpy() for k, v in logits.items()})
     return {k: np.concatenate([p[k] for p in parts]) for k in HEADS}
 
 
@@ -154,8 +155,14 @@ def _rows(named: Attributes) -> dict[str, list[int]]:
     return rows
 
 
+def _finite(seen: dict[str, np.ndarray]) -> None:
+    for head, chances in seen.items():
+        finite(f"chances of {head}", chances)
+
+
 def attribute_chances(seen: dict[str, np.ndarray], prompts: Sequence[str]) -> list[dict[str, float]]:
     """For each image, the chance in [0, 1] that each attribute named by its prompt is right (the object always is named)."""
+    _finite(seen)
     wanted = {p: _rows(parse(p)) for p in set(prompts)}
     return [
         {head: float(seen[head][i, rows].sum()) for head, rows in wanted[p].items()} for i, p in enumerate(prompts)
@@ -164,6 +171,7 @@ def attribute_chances(seen: dict[str, np.ndarray], prompts: Sequence[str]) -> li
 
 def verdicts(seen: dict[str, np.ndarray], prompts: Sequence[str]) -> np.ndarray:
     """Whether the most likely class of every named attribute is a right one: bool [image]."""
+    _finite(seen)  # the most likely class of NaN would be the first
     wanted = {p: _rows(parse(p)) for p in set(prompts)}
     best = {head: p.argmax(1) for head, p in seen.items()}
     return np.array([all(best[h][i] in rows for h, rows in wanted[p].items()) for i, p in enumerate(prompts)])
@@ -183,4 +191,5 @@ def looked_at(images: Artifact, load: Callable[[], Judge], digest: str) -> dict[
     def make(folder) -> None:
         save_arrays(folder / "chances.safetensors", look(load(), load_images(images).pixels))
 
-    return load_arrays(stage("looks", {}, {"images": images, "judge": digest}, make).path / "chances.safetensors")
+    found = stage("looks", {}, {"images": images, "judge": digest}, make, ("lib.models", load))
+    return load_arrays(found.path / "chances.safetensors")

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from lib.checks import finite
 from lib.sampling import to_pixels
+from lib.seeds import rng_of, torch_seed
 
 
 class Given(nn.Module):
@@ -25,29 +27,39 @@ def features(network: nn.Module, images: np.ndarray, batch: int = 256) -> np.nda
     """Features float64 [image, feature] of uint8 images [image, height, width, 3]."""
     device = next(network.parameters()).device
     parts = [network(to_pixels(images[i : i + batch]).to(device)).cpu().numpy() for i in range(0, len(images), batch)]
-    return np.concatenate(parts).astype(np.float64)
+    return finite("features", np.concatenate(parts)).astype(np.float64)
 
 
 def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
     """Fréchet distance of two sets of features [image, feature]; at least 0. Heusel et al. 2017.
 
-    Raises ValueError on fewer images a side than features: its covariance would be singular.
+    Raises ValueError on fewer images a side than features, as its covariance would be singular, and on features that are
+    not finite, or so large that their squares are not. Below 0 is rounding, which the features' variance measures.
     """
     if min(len(real), len(fake)) < real.shape[1]:
         raise ValueError(f"need at least {real.shape[1]} images a side, got {len(real)} and {len(fake)}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        spread = float((finite("real features", real).var(0) + finite("generated features", fake).var(0)).sum())
+        finite("the square of the features' variance", spread * spread)
     from torchmetrics.image.fid import FrechetInceptionDistance  # seconds to import
 
     metric = FrechetInceptionDistance(feature=Given(real.shape[1]), normalize=False).set_dtype(torch.float64)
     metric.update(torch.from_numpy(real), real=True)
     metric.update(torch.from_numpy(fake), real=False)
-    return max(0.0, float(metric.compute()))
+    distance = finite("the Fréchet distance", float(metric.compute()))
+    if distance < -1e-3 * spread:
+        raise ValueError(f"the Fréchet distance came out as {distance:.3g}, below 0 by more than rounding")
+    return max(0.0, distance)
 
 
 def kernel_distance(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> float:
     """Kernel distance x 1000 (polynomial kernel, unbiased, mean of 20 subsets of half) of features in units of the real
-    ones' spread. Binkowski et al. 2018."""
-    real, fake = (x / real.std(0).mean() for x in (real, fake))
-    size = min(len(real), len(fake)) // 2
+    ones' spread. Binkowski et al. 2018. Raises ValueError on fewer than 4 images a side, or where nothing varies."""
+    size, unit = min(len(real), len(fake)) // 2, finite("real features", real).std(0).mean()
+    if size < 2 or not 0 < unit < np.inf:
+        counts = f"{len(real)} and {len(fake)}"
+        raise ValueError(f"need at least 4 images a side that differ, got {counts}, of spread {unit:.3g} where real")
+    real, fake = (x / unit for x in (real, finite("generated features", fake)))
     from torchmetrics.image.kid import KernelInceptionDistance
 
     metric = KernelInceptionDistance(feature=Given(real.shape[1]), subsets=20, subset_size=size, normalize=False)
@@ -55,8 +67,8 @@ def kernel_distance(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> float:
     metric.update(torch.from_numpy(real), real=True)
     metric.update(torch.from_numpy(fake), real=False)
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return 1000 * float(metric.compute()[0])
+        torch.manual_seed(torch_seed(seed))
+        return finite("the kernel distance", 1000 * float(metric.compute()[0]))
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,9 @@ def distance_with_interval(real: np.ndarray, fake: np.ndarray, draws: int = 20, 
     """
     if len(real) != len(fake):
         raise ValueError(f"need as many real as generated images, got {len(real)} and {len(fake)}")
-    rng = np.random.default_rng(seed)
+    if draws < 2:
+        raise ValueError(f"an interval needs at least 2 draws, got {draws}")
+    rng = rng_of(seed)
     value = frechet_distance(real, fake)
     halves = [rng.permutation(len(real))[: max(len(real) // 2, real.shape[1])] for _ in range(draws)]
     if len(halves[0]) == len(real):
@@ -92,13 +106,15 @@ def inception_score(chances: np.ndarray) -> float:
 
     Salimans et al. 2016, on whatever classifier gave the chances; in one piece, as images are few.
     """
-    p = np.asarray(chances, float) + 1e-12
+    p = finite("class chances", np.asarray(chances, float)) + 1e-12
+    if (p < 0).any():
+        raise ValueError(f"class chances lie in [0, 1], got {p.min():.3g}")
     return float(np.exp((p * (np.log(p) - np.log(p.mean(0)))).sum(1).mean()))
 
 
 def diversity(x: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Mean Euclidean distance of features [image, feature] between two images of a group (prompt): float [group]."""
-    out = []
+    out, x = [], finite("features", x)
     for group in dict.fromkeys(groups):
         rows = x[groups == group]
         if len(rows) < 2:
@@ -113,6 +129,6 @@ def colourfulness(images: np.ndarray) -> np.ndarray:
 
     Hasler & Süsstrunk 2003, Measuring colourfulness in natural images (M3), in units of 8-bit values.
     """
-    r, g, b = np.moveaxis(images.astype(float), -1, 0)
+    r, g, b = np.moveaxis(finite("pixels", images).astype(float), -1, 0)
     opponents = np.stack([r - g, (r + g) / 2 - b]).reshape(2, len(images), -1)
     return np.hypot(*opponents.std(2)) + 0.3 * np.hypot(*opponents.mean(2))

@@ -26,7 +26,7 @@ def sums(folder: Path = MODELS) -> dict[str, str]:
     path = folder / "SHA256SUMS"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: restore it with git, or run `make pretrain`")
-    return {name: digest for digest, name in (line.split("  ", 1) for line in path.read_text().splitlines())}
+    return {name: digest for digest, name in (line.split("  ", 1) for line in path.read_text("utf-8").splitlines())}
 
 
 def verify(name: str, folder: Path = MODELS) -> str:
@@ -50,7 +50,7 @@ def write_sums(folder: Path = MODELS) -> None:
     """Note the SHA-256 sums of all files of all models; only `make pretrain` does."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "SHA256SUMS")
     lines = [f"{file_digest(p)}  {p.relative_to(folder).as_posix()}\n" for p in paths]
-    (folder / "SHA256SUMS").write_text("".join(lines))
+    (folder / "SHA256SUMS").write_text("".join(lines), "utf-8")
 
 
 def load_generator(source: str | Path = "mini", unet: Path | None = None) -> "StableDiffusionPipeline":

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from lib.checks import finite
+from lib.domains import check
 from lib.judges import attribute_chances
-from lib.labels import checked
+from lib.labels import checked, matched
 from lib.prompts import parse
-from lib.sampling import seed_of
+from lib.seeds import rng_of, seed_of
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class RaterSpec:
     skip: float = 0.35  # judgements weaker than this (logits) are skipped
     certainty: float = 3.5  # logits are capped here: nobody is surer than 97 %
 
+    def __post_init__(self):
+        check(self, "in [0, inf)", miscount="in [0, 1]", lapse="in [0, 1]", certainty="in (0, inf)")
+
 
 LABELLERS = ("labeller-1", "labeller-2")
 EVALUATORS = tuple(f"evaluator-{i}" for i in range(1, 10))
@@ -35,7 +40,7 @@ EVALUATORS = tuple(f"evaluator-{i}" for i in range(1, 10))
 
 def blurred_counts(chances: np.ndarray, miscount: float) -> np.ndarray:
     """What a rater makes of count chances [image, 8] (none, 1-6, more): neighbours leak into one another as counts grow."""
-    n = chances.shape[1]
+    n = finite("chances of count", chances).shape[1]
     leak = np.clip(miscount * (np.arange(n) - 1), 0, 0.4)
     kernel = np.zeros((n, n))
     for seen in range(n):
@@ -55,9 +60,9 @@ def _judged(seen, images: Sequence[str], prompts: Sequence[str], rater: str, spe
         raise ValueError("no images to rate: give at least one image with its prompt")
     blurred = seen | {"count": blurred_counts(seen["count"], spec.miscount)}
     chances = attribute_chances(blurred, prompts)
-    slant = spec.slant * np.random.default_rng(seed_of("slant", rater)).standard_normal()
+    slant = spec.slant * rng_of(seed_of("slant", rater)).standard_normal()
     for digest, prompt, chance in zip(images, prompts, chances, strict=True):
-        rng = np.random.default_rng(seed_of("rating", rater, digest, prompt))
+        rng = rng_of(seed_of("rating", rater, digest, prompt))
         p = float(np.clip(np.prod(list(chance.values())), 1e-6, 1 - 1e-6))
         logit = np.clip(np.log(p / (1 - p)), -spec.certainty, spec.certainty)
         yield logit + slant + spec.noise * rng.standard_normal(), rng
@@ -132,7 +137,11 @@ def evaluate(seen, images: Sequence[str], prompts: Sequence[str], spec: RaterSpe
 
 
 def good_shares(table: pd.DataFrame, images: Sequence[str], prompts: Sequence[str]) -> np.ndarray:
-    """The share of raters who call each image good, skips in the denominator: float [image]."""
+    """The share of raters who call each image good, skips in the denominator: float [image].
+
+    Raises ValueError on ratings of other images, and on images without a rating.
+    """
+    matched(table, images, prompts, every=True)
     share = table.assign(good=table.label.eq("good")).groupby(["image", "prompt"]).good.mean()
     return share.reindex(list(zip(images, prompts, strict=True))).to_numpy()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
 MODELS = DATA / "models"
-CACHE = Path(os.environ.get("STUDY_CACHE") or ROOT / ".cache")  # never committed
+CACHE = Path(os.environ.get("STUDY_CACHE") or ROOT / ".cache").expanduser().absolute()  # never committed
 
 
 def reports(size: str) -> Path:
@@ -14,5 +14,5 @@ def reports(size: str) -> Path:
 
     The environment variable STUDY_REPORTS puts the whole tree elsewhere (the tests do).
     """
-    base = Path(os.environ.get("STUDY_REPORTS") or ROOT / "reports")
+    base = Path(os.environ.get("STUDY_REPORTS") or ROOT / "reports").expanduser().absolute()
     return base / "smoke" if size == "smoke" else base

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from lib.prompts import COUNT_WORDS, Attributes, parse, write
+from lib.seeds import rng_of
 from lib.world import BACKGROUNDS, COLOURS, SEEN
 
 # printed: count, colour and place always named, and a full stop, which no prompt of the grid has.
@@ -43,7 +44,7 @@ def draw_perturbed(prompts: Sequence[str], count: int, seed: int, form: str = "p
     own = np.array([known[p] for p in prompts]).reshape(-1, 1, 4).repeat(count, 1)  # -1: the form cannot say it
     first = [0 if form == "printed" else 1] * 3  # number of the first value that names something
     low, high = [0, *first], [len(v) for v in values]
-    rng = np.random.default_rng(seed)
+    rng = rng_of(seed)
     drawn = rng.integers(low, high, own.shape)
     while True:
         if form == "own":

@@ -17,8 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lib.cache import Artifact, stage
+from lib.checks import finite
+from lib.domains import check
 from lib.precision import autocast
 from lib.reward import clip_score, unit
+from lib.seeds import rng_of, torch_seed
 
 # Accuracy on choices (Table 2), and agreement with people on pairs of SD and DALL-E images (Table 3); shares.
 PAPER_CHOICES = {"chance": 0.261, "CLIP score": 0.329, "aesthetic predictor": 0.331, "people's guess": 0.420, "HPS": 0.435}
@@ -39,6 +42,13 @@ class PreferenceSpec:
     learning_rate: float = 3e-4
     weight_decay: float = 3.1e-3
     seed: int = 0
+
+    def __post_init__(self):
+        above, counted, share = "in (0, inf)", "at least 1", "in [0, 1]"
+        check(
+            self, image_share=share, text_share=share, scale=above, choices="in (0, 1]", epochs=counted, batch=counted,
+            learning_rate=above, weight_decay="in [0, inf)", seed="at least 0",
+        )
 
 
 # ---- the encoder's last layers -------------------------------------------------------------------------------------
@@ -102,7 +112,7 @@ def train_preference(
         p.requires_grad_(name in tuned)
     parameters = [p for p in clip.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, spec.learning_rate, weight_decay=spec.weight_decay)
-    order, device = torch.Generator().manual_seed(spec.seed), parameters[0].device
+    order, device = torch.Generator().manual_seed(torch_seed(spec.seed)), parameters[0].device
     steps = spec.epochs * -(-len(rows) // spec.batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for epoch in range(spec.epochs):
@@ -131,7 +141,7 @@ def subset(prompts: Sequence[str], share: float, seed: int) -> np.ndarray:
     if not 0 < share <= 1:
         raise ValueError(f"a share of prompts lies in (0, 1], got {share}")
     distinct = np.unique(prompts)
-    order = np.random.default_rng((seed, 31)).permutation(len(distinct))
+    order = rng_of(seed, 31).permutation(len(distinct))
     return np.isin(prompts, distinct[order[: max(1, round(share * len(distinct)))]])
 
 
@@ -159,7 +169,7 @@ def tuned(
         groups, counts = counted(rows[used], chosen[used])
         save_clip(train_preference(*load(), pixels(), prompts, groups, counts, spec), folder, layout)
 
-    return stage("preference", asdict(spec), inputs, make)
+    return stage("preference", asdict(spec), inputs, make, ("lib.models", load, pixels))
 
 
 # ---- scores and their accuracy -------------------------------------------------------------------------------------
@@ -176,7 +186,7 @@ def hits(scores: np.ndarray, rows: np.ndarray, chosen: np.ndarray) -> np.ndarray
     `scores` float [..., image], `rows` int [choice, image] with -1 for no image, `chosen` int [choice]. A constant score
     sits at chance.
     """
-    given = np.where(rows >= 0, np.asarray(scores, float)[..., rows], -np.inf)
+    given = np.where(rows >= 0, finite("scores", np.asarray(scores, float))[..., rows], -np.inf)
     best = given == given.max(-1, keepdims=True)
     return np.take_along_axis(best / best.sum(-1, keepdims=True), np.broadcast_to(chosen[:, None], best.shape[:-1] + (1,)),
                               -1)[..., 0]  # fmt: skip
@@ -189,9 +199,9 @@ def ridge(image: np.ndarray, ratings: np.ndarray, strength: float = 1e-3) -> np.
     """
     x = np.column_stack([unit(image), np.ones(len(image))]).astype(float)
     penalty = strength * len(x) * np.diag([1.0] * image.shape[1] + [0.0])
-    return np.linalg.solve(x.T @ x + penalty, x.T @ ratings)
+    return np.linalg.solve(x.T @ x + penalty, x.T @ finite("ratings", ratings))
 
 
 def aesthetic(image: np.ndarray, fitted: np.ndarray) -> np.ndarray:
     """The rating, float [image], that `ridge`'s weights foretell from embeddings [image, dimension], without the prompt."""
-    return unit(image) @ fitted[:-1] + fitted[-1]
+    return unit(image) @ finite("weights", fitted)[:-1] + fitted[-1]

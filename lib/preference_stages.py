@@ -5,18 +5,19 @@ distance audit.
 """
 
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
 import torch
 
-from lib import adaptation, choices, finetune, models, preference, prompts, reward, sampling
+from lib import adaptation, choices, finetune, models, preference, prompts, reward, sampling, web
 from lib.adaptation import AdaptationSpec
 from lib.cache import Artifact, digest_of
 from lib.config import GUIDANCE_SCALE, SAMPLING_STEPS
 from lib.paths import MODELS
 from lib.preference import PreferenceSpec
+from lib.seeds import rng_of, seed_of
 from lib.world import SEEN
 
 # What each adapted model changes; `coin choices` follows the score that was learnt from choices made by coin.
@@ -43,7 +44,7 @@ class PreferenceStages:
         """Prompts of seen objects on which users choose, `train` or `test`: no prompt is in both."""
         count = dict(zip(PARTS, self.size.choice_prompts, strict=True))
         pool = sorted(set(prompts.grid(SEEN, (120, 180, 160, 5760))))
-        order = np.random.default_rng(2303).permutation(len(pool))
+        order = rng_of(2303).permutation(len(pool))
         first = 0 if part == "train" else count["train"]
         if count["train"] + count["test"] > len(pool):
             raise ValueError(f"{sum(count.values())} prompts of choices are wanted, there are {len(pool)}")
@@ -65,7 +66,7 @@ class PreferenceStages:
 
     def _traits(self, images: Artifact) -> np.ndarray:
         eyes = {"judge": models.verify("judge-a"), "features": models.verify("features-votes")}
-        unit = {"base": self.evaluation_images(), "references": str(self.size.references)}  # of realism
+        unit = {"base": self.evaluation_images(), "references": web.digest(self.size.references, 4)}  # of realism
         return choices.looked_at(images, lambda: self.looks(images, "a"), self.realism, eyes | unit)
 
     @cached_property
@@ -96,7 +97,7 @@ class PreferenceStages:
     def _chosen(self, images: Artifact, name, **how) -> pd.DataFrame:
         shown = sampling.load_images(images)
         rows = choices.groups(shown.prompts)
-        drawn = [np.random.default_rng(sampling.seed_of("users", shown.prompts[r[0]])) for r in rows]
+        drawn = [rng_of(seed_of("users", shown.prompts[r[0]])) for r in rows]
         users = [[name(u) for u in g.choice(self.size.users, self.size.choosers, replace=False)] for g in drawn]
         return choices.choose(self.traits(images), rows, shown.digests, shown.prompts, users, self.taste, **how)
 
@@ -147,7 +148,7 @@ class PreferenceStages:
         images, noise = self.labelled_images, self.taste.noise
         names = [f"critic-{i % self.size.users:05d}" for i in range(len(sampling.load_images(images)))]
         own = choices.weights(names, self.taste)[:, 1:]
-        rngs = [np.random.default_rng(sampling.seed_of("rating", d)) for d in sampling.load_images(images).digests]
+        rngs = [rng_of(seed_of("rating", d)) for d in sampling.load_images(images).digests]
         ratings = (own * self.traits(images)[:, 1:]).sum(1) + noise * np.array([g.standard_normal() for g in rngs])
         return preference.ridge(self.embeddings(images)[0], ratings)
 
@@ -175,7 +176,7 @@ class PreferenceStages:
 
         def chosen(by: PreferenceSpec, budget=None):
             scores = np.concatenate([self.hps(s, by) for s in self.pool]) * by.scale / 100
-            return adaptation.select(scores, texts, self.usable, spec.threshold, budget)
+            return adaptation.select(scores, texts, self.usable, spec.threshold, budget, adaptation.FEWEST)
 
         found = chosen(PreferenceSpec())
         if coin:
@@ -193,20 +194,21 @@ class PreferenceStages:
         spec = self.adaptation_spec(arm)
         best, worst = self.selection(spec, coin=arm == "coin choices")
         inputs = {f"images {i}": s for i, s in enumerate(self.pool)} | {
-            "base": self.base_digest, "web pairs": str(self.size.pretraining),
+            "base": self.base_digest, "web pairs": web.digest(self.size.pretraining, 1),
             "selected": digest_of([best.tolist(), worst.tolist()]),
         }  # fmt: skip
-
-        def streams(pipe):
-            texts = [p for s in self.pool for p in sampling.load_images(s).prompts]
-            latents = torch.cat([self.latents(s) for s in self.pool])
-            return [
-                finetune.encoded(pipe, latents[best], [texts[i] for i in best]),
-                finetune.encoded(pipe, latents[worst], [spec.prefix + texts[i] for i in worst]),
-                finetune.encoded(pipe, self.web_latents(), self.web_captions(self.size.pretraining, 1)),
-            ]
-
+        streams = partial(self.streams, best=best, worst=worst, prefix=spec.prefix)
         return adaptation.adapted(self.generator(), streams, spec, inputs)
+
+    def streams(self, pipe, best: np.ndarray, worst: np.ndarray, prefix: str) -> list[finetune.Pairs]:
+        """What a LoRA learns from: preferred and non-preferred images of the pool, int [image] each, and real ones."""
+        texts = [p for s in self.pool for p in sampling.load_images(s).prompts]
+        latents = torch.cat([self.latents(s) for s in self.pool])
+        return [
+            finetune.encoded(pipe, latents[best], [texts[i] for i in best]),
+            finetune.encoded(pipe, latents[worst], [prefix + texts[i] for i in worst]),
+            self.real_pairs(pipe),
+        ]
 
     def few_images(self, kind: str, unet: tuple[Artifact, int] | None = None) -> Artifact:
         """Of a model's images of the `evaluation` prompts or of held-out web captions (`fidelity`), which other notebooks

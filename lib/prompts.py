@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lib.domains import check
+from lib.seeds import rng_of
 from lib.world import BACKGROUNDS, COLOURS, NATURAL, OBJECTS, SEEN, UNSEEN, Scene
 
 COUNT_WORDS = ("one", "two", "three", "four", "five", "six")
@@ -103,6 +105,22 @@ def parse(prompt: str) -> Attributes:
     )
 
 
+def checked(prompt: str) -> Attributes:
+    """What a prompt names that is written as the study's are, whatever its capitals.
+
+    Raises ValueError on any other, and on one that names an object alone, with the prompt that would be right.
+    """
+    if not isinstance(prompt, str):
+        raise ValueError(f"the prompt {prompt!r} is no text: write it in quotes, such as 'Two blue dogs in the forest'")
+    named = parse(" ".join(prompt.split()))
+    if named == Attributes(named.object):
+        right = write(Attributes(named.object, background="forest"))
+        raise ValueError(f"the prompt {prompt!r} names no count, colour or place: write for instance {right!r}")
+    if write(named).lower() != prompt.lower():
+        raise ValueError(f"the prompt {prompt!r} is not in the study's form: write {write(named)!r}")
+    return named
+
+
 def _sample(rng: np.random.Generator, pool: list[Attributes], count: int) -> list[Attributes]:
     return [pool[i] for i in sorted(rng.permutation(len(pool))[:count])]
 
@@ -114,7 +132,7 @@ def grid(objects: tuple[str, ...] = SEEN, counts: tuple[int, int, int, int] = (1
     Half of the combinations name colour and background, a sixth each count and colour, count and background, and all three
     (the paper does not state the mix). A smaller grid holds a subset of a larger one's categories, not of its order.
     """
-    rng = np.random.default_rng(20230223)
+    rng = rng_of(20230223)
     numbers = range(1, 7)
     pools = [
         [Attributes(o, count=n) for o in objects for n in numbers],
@@ -169,12 +187,15 @@ class CaptionNoise:
     """
 
     count_stated: float = 0.65
-    count_right: tuple[float, ...] = (0.92, 0.78, 0.54, 0.60, 0.12, 0.06)
+    count_right: tuple[float, float, float, float, float, float] = (0.92, 0.78, 0.54, 0.60, 0.12, 0.06)
     colour_stated: float = 0.60
     colour_right: float = 0.75
     background_stated: float = 0.70
     background_right: float = 0.47
     rare_style: float = 0.03
+
+    def __post_init__(self):
+        check(self, "in [0, 1]")
 
 
 COUNT_PRIOR = np.array((0.32, 0.25, 0.15, 0.16, 0.07, 0.05))

@@ -9,6 +9,8 @@ from math import comb
 
 import numpy as np
 
+from lib.checks import finite
+
 
 def by_prompt(prompts: Sequence[str], each: int | None = None) -> tuple[list[str], np.ndarray]:
     """Distinct prompts in order of first appearance, and the images of each, int [prompt, image]: the first `each` of them.
@@ -30,7 +32,7 @@ def kept(scores: np.ndarray, keep: int = 4) -> np.ndarray:
     """The places of the `keep` highest of each row of scores [prompt, image], best first: int [prompt, keep]."""
     if not 1 <= keep <= scores.shape[1]:
         raise ValueError(f"cannot keep {keep} of {scores.shape[1]} images")
-    return np.argsort(-scores, axis=1, kind="stable")[:, :keep]
+    return np.argsort(-finite("scores", scores), axis=1, kind="stable")[:, :keep]
 
 
 def chosen_weights(total: int, drawn: int, keep: int = 1) -> np.ndarray:
@@ -54,8 +56,7 @@ def best_of(scores: np.ndarray, quality: np.ndarray, drawn: int, keep: int = 1) 
     all orders of images whose scores tie.
     """
     scores, quality = np.broadcast_arrays(np.asarray(scores, float), np.asarray(quality, float))
-    if np.isnan(scores).any():
-        raise ValueError("a score is NaN: every image needs one")
+    finite("scores", scores), finite("quality", quality)
     weights = chosen_weights(scores.shape[-1], drawn, keep)
     out = np.empty(scores.shape[:-1])
     for at in np.ndindex(out.shape):

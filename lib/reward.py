@@ -14,10 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lib.cache import Artifact, load_arrays, save_arrays, stage
+from lib.checks import finite
+from lib.domains import check
 from lib.panel import categories
-from lib.perturbed import all_perturbed, draw_perturbed
+from lib.perturbed import FORMS, all_perturbed, draw_perturbed
 from lib.precision import autocast
 from lib.sampling import load_images
+from lib.seeds import rng_of, torch_seed
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,15 @@ class RewardSpec:
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     seed: int = 0
+
+    def __post_init__(self):
+        above, counted, share = "in (0, inf)", "at least 1", "in (0, 1]"
+        check(
+            self, auxiliary_weight="in [0, inf)", temperature=above, perturbed=counted, auxiliary_on="one of good or all",
+            perturbed_form=f"one of {' or '.join(FORMS)}", width=counted, labels=share, prompts=share, labellers=counted,
+            flipped="in [0, 1)", skips="one of drop or half", epochs=counted, batch=counted, learning_rate=above,
+            weight_decay="in [0, inf)", seed="at least 0",
+        )
 
 
 class Reward(nn.Module):
@@ -86,7 +98,7 @@ def embed_images(clip, preprocess, images: np.ndarray, batch: int = 256) -> np.n
     for i in range(0, len(images), batch):
         pixels = torch.stack([preprocess(Image.fromarray(x)) for x in images[i : i + batch]])
         out.append(clip.encode_image(pixels.to(device)).cpu().numpy())
-    return np.concatenate(out)
+    return finite("image embeddings", np.concatenate(out))
 
 
 @torch.no_grad()
@@ -96,12 +108,15 @@ def embed_texts(clip, tokenizer, texts: Sequence[str], batch: int = 1024) -> np.
     distinct = list(dict.fromkeys(texts))
     rows = [clip.encode_text(tokenizer(distinct[i : i + batch]).to(device)).cpu() for i in range(0, len(distinct), batch)]
     place = {t: i for i, t in enumerate(distinct)}
-    return torch.cat(rows).numpy()[[place[t] for t in texts]]
+    return finite("text embeddings", torch.cat(rows).numpy())[[place[t] for t in texts]]
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1."""
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+    """Rows scaled to length 1; raises ValueError on a row that has no direction: of zeros, or not finite."""
+    length = np.linalg.norm(finite("embeddings", x), axis=-1, keepdims=True)
+    if (nil := np.flatnonzero(length == 0)).size:
+        raise ValueError(f"{nil.size:,} of {length.size:,} embeddings have length 0, so no direction; the first is {nil[0]}")
+    return x / finite("lengths of embeddings", length)
 
 
 def clip_score(image: np.ndarray, text: np.ndarray) -> np.ndarray:
@@ -116,10 +131,8 @@ def taught(labels: np.ndarray, prompts: Sequence[str], raters: np.ndarray, spec:
     Of a share `spec.labels` or `spec.prompts`, which ones is drawn by the seed; smaller shares lie in larger ones, and
     each prompt keeps a label, each category a prompt. Labels are shuffled or flipped last and stay as many.
     """
-    if spec.skips not in ("drop", "half") or not (0 < spec.labels <= 1 and 0 < spec.prompts <= 1 and 0 <= spec.flipped < 1):
-        raise ValueError(f"skips are drop or half, labels and prompts in (0, 1], flipped in [0, 1): got {spec}")
-    labels, texts = np.asarray(labels, float).copy(), np.asarray(prompts)
-    rng = np.random.default_rng((spec.seed, 23))
+    labels, texts = finite("labels", np.asarray(labels, float), missing=True).copy(), np.asarray(prompts)
+    rng = rng_of(spec.seed, 23)
     if spec.skips == "drop":
         labels[labels == 0.5] = np.nan
     if spec.labellers:
@@ -161,10 +174,8 @@ def train_reward(
     """
     if not ((labels == 1).any() and (labels == 0).any()):
         raise ValueError(f"need both good and bad labels, got {int((labels == 1).sum())} good of {len(labels)}")
-    if spec.auxiliary_on not in ("good", "all"):
-        raise ValueError(f"the auxiliary loss is on good or all items, got {spec.auxiliary_on!r}")
-    torch.manual_seed(spec.seed)
-    order = torch.Generator().manual_seed(spec.seed)
+    torch.manual_seed(torch_seed(spec.seed))
+    order = torch.Generator().manual_seed(torch_seed(spec.seed))
     x, z, bank = (_scaled(a, spec) for a in (image, text, pool))
     y = torch.from_numpy(labels).float()
     has_auxiliary = (y == 1) | (spec.auxiliary_on == "all")
@@ -197,13 +208,15 @@ def _scaled(embeddings: np.ndarray, spec: RewardSpec) -> Tensor:
     """Embeddings [item, dimension] as the network takes them; with `normalise` of length sqrt(dimension)."""
     if spec.normalise:
         embeddings = unit(embeddings) * embeddings.shape[1] ** 0.5
-    return torch.from_numpy(embeddings).float()
+    return torch.from_numpy(finite("embeddings", embeddings)).float()
 
 
 @torch.no_grad()
 def score(network: Reward, image: np.ndarray, text: np.ndarray, spec: RewardSpec) -> np.ndarray:
     """r in [0, 1], float32 [item]."""
-    return network(_scaled(image, spec), _scaled(text, spec)).numpy()
+    for name, weights in network.named_parameters():  # the sigmoid of an infinite sum is 0 or 1
+        finite(f"the reward's {name}", weights)
+    return finite("r", network(_scaled(image, spec), _scaled(text, spec)).numpy())
 
 
 # ---- stages -------------------------------------------------------------------------------------------------------
@@ -221,7 +234,8 @@ def embedded(images: Artifact, load: Callable, digest: str) -> tuple[np.ndarray,
         arrays = {"image": embed_images(clip, preprocess, shown.pixels), "text": embed_texts(clip, tokenizer, shown.prompts)}
         save_arrays(folder / "embeddings.safetensors", arrays)
 
-    arrays = load_arrays(stage("embeddings", {}, {"images": images, "clip": digest}, make).path / "embeddings.safetensors")
+    found = stage("embeddings", {}, {"images": images, "clip": digest}, make, ("lib.models", load))
+    arrays = load_arrays(found.path / "embeddings.safetensors")
     return arrays["image"], arrays["text"]
 
 
@@ -232,7 +246,8 @@ def perturbed_embeddings(form: str, load: Callable, digest: str) -> np.ndarray:
         clip, _, tokenizer = load()
         save_arrays(folder / "texts.safetensors", {"text": embed_texts(clip, tokenizer, all_perturbed(form))})
 
-    return load_arrays(stage("perturbed", {"form": form}, {"clip": digest}, make).path / "texts.safetensors")["text"]
+    found = stage("perturbed", {"form": form}, {"clip": digest}, make, ("lib.models", load))
+    return load_arrays(found.path / "texts.safetensors")["text"]
 
 
 def trained(
@@ -259,7 +274,7 @@ def trained(
         network = train_reward(image[rows], text[rows], chosen[rows], others, pool, run)
         save_file(network.state_dict(), folder / "reward.safetensors")
 
-    found = stage("reward", asdict(spec), inputs, make)
+    found = stage("reward", asdict(spec), inputs, make, ("lib.models", load))
     with torch.device("meta"):  # no weights are drawn, only to be overwritten
         network = Reward(image.shape[1], spec.width, spec.product)
     network.load_state_dict(load_file(found.path / "reward.safetensors"), assign=True)

@@ -1,8 +1,8 @@
-"""The strict runner: `python -m lib.run NOTEBOOK... --size SIZE [-p NAME=VALUE] [--force] [--check]`.
+"""The strict runner: `python -m lib.run NOTEBOOK... --size SIZE [-p NAME=VALUE] [--force] [--check] [--patient]`.
 
-A notebook is run only when something that makes it changed: its cells, the code of `lib`, its parameters,
-the shipped models and labels, the results that it read, or the files that it wrote. Exit code 2: the request
-was wrong; 1: a cell failed (or, with --check, a notebook is stale).
+A notebook is run only when something that makes it changed: its cells, the code of `lib`, its parameters, a file of
+`data`, the libraries, the results that it read, or the files that it wrote. It runs apart from the user's own settings.
+Exit code 2: the request was wrong; 1: a cell failed (or, with --check, a notebook is stale).
 """
 
 import argparse
@@ -13,13 +13,21 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
-from lib.cache import code_digest, digest_of, file_digest, save_json
-from lib.config import SIZES
-from lib.paths import DATA, MODELS, ROOT, reports
+from lib import parameters
+from lib.cache import digest_of, file_digest, save_json
+from lib.config import SIZES, cpu_hours
+from lib.fence import fence
+from lib.paths import CACHE, DATA, ROOT, reports
 from lib.report import quality_entries, timing
+from lib.source import COMPUTING, DRAWING, code_digest, versions
+
+# Modules that show in no notebook.
+BESIDE = ("bench", "environment", "export", "run", "site")
+PATIENCE = 3  # hours that nobody is asked about
 
 
 class Refused(Exception):
@@ -31,11 +39,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         options = arguments(argv)
         notebooks = [Path(path) for path in options.notebooks]
-        given = dict(literal(text) for text in options.parameter)
+        given = dict(pairs := [literal(text) for text in options.parameter])
+        if len(given) < len(pairs):
+            refuse("-p gives a parameter twice: once is enough")
         for notebook in notebooks:
             check_parameters(notebook, given)
         if options.check:
             return check(notebooks, given, options.size)
+        for folder, variable in ((reports(options.size), "STUDY_REPORTS"), (CACHE, "STUDY_CACHE")):
+            require_writable(folder, variable)
+        if any(options.force or not is_fresh(n, given, options.size) for n in notebooks):
+            ask_for_patience(options.size, options.patient)
         for number, notebook in enumerate(notebooks, 1):
             if not options.force and is_fresh(notebook, given, options.size):
                 print(f"fresh {notebook.stem}", flush=True)
@@ -68,6 +82,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("-p", dest="parameter", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--force", action="store_true", help="run fresh notebooks too")
     parser.add_argument("--check", action="store_true", help="run nothing, name the stale notebooks")
+    parser.add_argument("--patient", action="store_true", help="do not ask before many hours of work")
     options = parser.parse_args(argv)
     if options.size not in SIZES:
         refuse(f"unknown size {options.size!r}: one of {', '.join(SIZES)}")
@@ -93,21 +108,23 @@ def literal(text: str) -> tuple[str, object]:
 
 
 def check_parameters(notebook: Path, given: dict) -> None:
-    """Refuse a notebook that is missing, or whose parameters cell does not define every name given."""
+    """Refuse a notebook that is missing, lacks a parameter that is given, or has one out of its domain, given or not; and
+    one in which a dict has a key twice."""
     if not notebook.is_file():
         refuse(f"no notebook {notebook}")
-    tagged = [c for c in cells(notebook) if "parameters" in c["metadata"].get("tags", [])]
-    if not tagged:
+    source = parameters.parameters_cell(cells(notebook))
+    if source is None:
         refuse(f"{notebook.name} has no cell tagged `parameters`")
-    names = [
-        target.id
-        for statement in ast.parse("".join(tagged[0]["source"])).body
-        if isinstance(statement, (ast.Assign, ast.AnnAssign))
-        for target in getattr(statement, "targets", None) or [statement.target]
-        if isinstance(target, ast.Name)
-    ]
-    if unknown := [name for name in ("size", *given) if name not in names]:
-        refuse(f"{notebook.name} defines no parameter {', '.join(unknown)}: it has {', '.join(names)}")
+    try:
+        names = parameters.parameters(source)
+        if unknown := [name for name in ("size", *given) if name not in names]:
+            refuse(f"{notebook.name} defines no parameter {', '.join(unknown)}: it has {', '.join(names)}")
+        parameters.check_values(source, given)
+    except (SyntaxError, ValueError) as error:
+        refuse(f"{notebook.name}: {error}")
+    for cell in (c for c in cells(notebook) if c["cell_type"] == "code"):
+        for key in parameters.keys_twice("".join(cell["source"])):
+            refuse(f"{notebook.name}: a dict has the key {key} twice and would keep only the last: rename or remove one")
 
 
 def cells(notebook: Path) -> list[dict]:
@@ -118,18 +135,49 @@ def cells(notebook: Path) -> list[dict]:
         refuse(f"{notebook} is not a notebook")
 
 
+def require_writable(folder: Path, variable: str) -> None:
+    """Refuse a folder in which nothing can be written, before anything is computed for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        refuse(f"cannot write to {folder} ({error.strerror}): name a folder that you may write to in {variable}")
+
+
+def ask_for_patience(size: str, patient: bool) -> None:
+    """Say how long a size takes on a processor; before many hours ask, or refuse where nobody can answer."""
+    hours = cpu_hours(size)
+    if patient or hours < PATIENCE or has_gpu():
+        return
+    said = f"size {size} takes about {hours:,.0f} hours on two CPU cores, and there is no GPU"
+    if not sys.stdin.isatty():
+        refuse(f"{said}: add --patient (make PATIENCE=1) to start it all the same, or take a smaller size")
+    if input(f"{said}. Start it? [y/N] ").strip().lower() not in ("y", "yes"):
+        refuse("not started")
+
+
+def has_gpu() -> bool:
+    """Whether the study computes on a GPU here."""
+    from lib.precision import DEVICE  # PyTorch takes seconds to import
+
+    return DEVICE.type != "cpu"
+
+
 # --- freshness --------------------------------------------------------------------------------------
 
 
 def fingerprint(notebook: Path, given: dict, size: str) -> str:
-    """Digest of all that decides what the notebook shows."""
-    code = [p for p in (ROOT / "lib").glob("*.py") if p.name != "run.py"]
-    data = [p for p in [*MODELS.rglob("SHA256SUMS"), *(DATA / "labels").rglob("*")] if p.is_file()]
+    """Digest of all that decides what the notebook shows, but for results that it reads."""
+    modules = [p for package in ("lib", "pretrain") for p in (ROOT / package).rglob("*.py") if p.stem not in BESIDE]
+    data = [p for p in DATA.rglob("*") if p.is_file() and not p.name.startswith(".") and p.suffix != ".md"]
     return digest_of({
         "cells": [[c["cell_type"], "".join(c["source"])] for c in cells(notebook)],
-        "lib": {p.name: code_digest(p.read_text("utf-8")) for p in code},
+        "code": {p.relative_to(ROOT).as_posix(): code_digest(p.read_text("utf-8")) for p in modules},
         "parameters": {"size": size, **{name: repr(value) for name, value in given.items()}},
         "data": {p.relative_to(DATA).as_posix(): file_digest(p) for p in data},
+        "libraries": versions((*COMPUTING, *DRAWING)),
+        "settings": {name: os.environ.get(name, "") for name in ("STUDY_BFLOAT16", "STUDY_SEED")},
     })  # fmt: skip
 
 
@@ -143,6 +191,7 @@ def is_fresh(notebook: Path, given: dict, size: str) -> bool:
     try:
         record = json.loads(record_of(notebook, size).read_text("utf-8"))
         found = {name: file_digest(reports(size) / name) for name in record["outputs"]}
+        executed = file_digest(record_of(notebook, size).with_suffix(".ipynb"))
         read = {name: digest_if_there(ROOT / name) for name in record["inputs"]}
     except (OSError, ValueError, KeyError):
         return False
@@ -151,7 +200,7 @@ def is_fresh(notebook: Path, given: dict, size: str) -> bool:
         and record["outputs"] == found
         and record["inputs"] == read
         and record["quality"] == quality_of(notebook, size)
-        and record_of(notebook, size).with_suffix(".ipynb").exists()
+        and record["executed"] == executed
     )
 
 
@@ -166,8 +215,9 @@ def quality_of(notebook: Path, size: str) -> str:
 
 
 def written(size: str) -> dict[str, int]:
-    """Result and figure files, with the time (ns) of their last writing."""
+    """Result and figure files and the claims, with the time (ns) of their last writing."""
     files = [p for kind in ("results", "figures") for p in (reports(size) / kind).rglob("*") if p.is_file()]
+    files += [p for p in [reports(size) / "claims.json"] if p.exists()]
     return {p.relative_to(reports(size)).as_posix(): p.stat().st_mtime_ns for p in files}
 
 
@@ -183,7 +233,7 @@ def execute(notebook: Path, given: dict, size: str) -> bool:
     for old in (record, failed, reads):
         old.unlink(missing_ok=True)
     made_by, before, started = fingerprint(notebook, given, size), written(size), time.monotonic()
-    set_kernel_environment()
+    fence()
     os.environ["STUDY_READS"] = str(reads)  # report.noted lists there what the notebook reads
     import papermill  # after the environment, which it reads
 
@@ -209,6 +259,7 @@ def execute(notebook: Path, given: dict, size: str) -> bool:
         "inputs": {name: digest_if_there(ROOT / name) for name in inputs},
         "outputs": {name: file_digest(reports(size) / name) for name in outputs},
         "quality": quality_of(notebook, size),
+        "executed": file_digest(done),
     })  # fmt: skip
     timing(notebook.stem, size, seconds, machine())
     print(f"done {notebook.stem} in {seconds / 60:.1f} min", flush=True)
@@ -221,15 +272,6 @@ def describe(error: Exception) -> str:
     where = f"in cell [{error.exec_count}]: {kind}" if hasattr(error, "exec_count") else kind
     lines = str(getattr(error, "evalue", error)).strip().splitlines() or [""]
     return f"{where}: {lines[0]}"
-
-
-def set_kernel_environment() -> None:
-    """Let the kernel be this interpreter's own, able to import `lib`, with a fixed hash seed."""
-    paths = [str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-    os.environ["PYTHONHASHSEED"] = "0"
-    # A python3 kernel in the user's home would otherwise come first.
-    os.environ["JUPYTER_PATH"] = str(Path(sys.prefix) / "share" / "jupyter")
 
 
 def machine() -> dict:

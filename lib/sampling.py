@@ -13,15 +13,11 @@ import torch
 from tqdm.auto import tqdm
 
 from lib.cache import Artifact, load_arrays, save_arrays, stage
+from lib.checks import finite
+from lib.seeds import seed_of
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and much of the study needs no generator
     from diffusers import StableDiffusionPipeline
-
-
-def seed_of(*parts) -> int:
-    """A 63-bit seed that depends on all `parts` (strings and integers) and nothing else."""
-    text = "\x1f".join(map(str, parts))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def start_noise(pipe: "StableDiffusionPipeline", seeds: Sequence[int]) -> torch.Tensor:
@@ -43,7 +39,7 @@ def encode_texts(pipe: "StableDiffusionPipeline", texts: Sequence[str], batch: i
         )  # fmt: skip
         states.append(pipe.text_encoder(tokens.input_ids.to(pipe.device)).last_hidden_state)
     row = {text: i for i, text in enumerate(distinct)}
-    return torch.cat(states)[[row[t] for t in texts]]
+    return finite("text states", torch.cat(states))[[row[t] for t in texts]]
 
 
 @torch.no_grad()
@@ -96,9 +92,12 @@ def sample(
 
 @torch.no_grad()
 def decode(pipe: "StableDiffusionPipeline", latents: torch.Tensor) -> np.ndarray:
-    """Latents [image, channel, height, width] to uint8 images [image, height, width, 3]."""
-    latents = latents.contiguous(memory_format=torch.channels_last)
-    pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
+    """Latents [image, channel, height, width] to uint8 images [image, height, width, 3].
+
+    Raises ValueError when latents or pixels are not finite: as 8-bit values they would be a silent 0 or 255.
+    """
+    latents = finite("latents", latents).contiguous(memory_format=torch.channels_last)
+    pixels = finite("decoded pixels", pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0])
     return ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().permute(0, 2, 3, 1).cpu().numpy().astype(np.uint8)
 
 
@@ -109,7 +108,7 @@ def encode(pipe: "StableDiffusionPipeline", images: np.ndarray, batch: int = 128
     for i in range(0, len(images), batch):
         x = to_pixels(images[i : i + batch]).to(pipe.device).contiguous(memory_format=torch.channels_last)
         out.append(pipe.vae.encode(x).latent_dist.mode() * pipe.vae.config.scaling_factor)
-    return torch.cat(out)
+    return finite("latents", torch.cat(out))
 
 
 def to_pixels(images: np.ndarray) -> torch.Tensor:
@@ -178,7 +177,7 @@ def sampled(
 
     if not len(prompts):
         raise ValueError("no prompts: give at least one prompt to sample from")
-    return stage("images", spec, generator, make)
+    return stage("images", spec, generator, make, ("lib.models", load))
 
 
 def numbered_below(images: Artifact, limit: int) -> Artifact:

@@ -24,6 +24,7 @@ from traitlets.config import Config
 
 from lib import claims, figures
 from lib.config import SIZES
+from lib.fence import fence
 from lib.paths import ROOT, reports
 
 # Figures of the first page, with a caption each; those that were not drawn are left out.
@@ -207,6 +208,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--size", default="laptop", choices=SIZES)
     try:
+        fence()  # a template of the user's own would come first
         print(build(parser.parse_args(argv).size))
     except (OSError, ValueError) as error:
         print(f"site: {escape(str(error), quote=False)}", file=sys.stderr)

@@ -9,6 +9,9 @@ from numpy.typing import ArrayLike
 from statsmodels.stats import inter_rater
 from statsmodels.stats.proportion import proportion_confint
 
+from lib.checks import finite
+from lib.seeds import rng_of
+
 LEVELS = ("nominal", "ordinal", "interval")
 
 
@@ -33,7 +36,7 @@ class Interval:
 
 
 def _matrix(ratings: ArrayLike) -> np.ndarray:
-    ratings = np.asarray(ratings, float)
+    ratings = finite("ratings", np.asarray(ratings, float), missing=True)
     if ratings.ndim != 2:
         raise ValueError(f"ratings are a table of items x raters, got {ratings.ndim} dimension(s)")
     if not ((~np.isnan(ratings)).sum(1) > 1).any():
@@ -92,7 +95,7 @@ def majority_label(ratings: ArrayLike, at_least: int = 1) -> np.ndarray:
     Rule: missing votes (no label or skip) do not count, on either side; an item whose first place is tied, or
     that fewer than `at_least` raters labelled, gets NaN and so no label.
     """
-    ratings = np.asarray(ratings, float)
+    ratings = finite("ratings", np.asarray(ratings, float), missing=True)
     if ratings.ndim != 2 or np.isnan(ratings).all():
         raise ValueError("a majority needs a table of items x raters with at least one rating")
     counts, values = _counts(ratings)
@@ -110,7 +113,7 @@ def votes(wins: ArrayLike, losses: ArrayLike, ties: ArrayLike, share: float = 2 
     if not 0.5 <= share < 1:
         raise ValueError(f"share must lie in [0.5, 1), so that only one side can have it, got {share}")
     counts = np.stack(np.broadcast_arrays(*(np.atleast_1d(v) for v in (wins, losses, ties))), 1).astype(float)
-    total = counts.sum(1)
+    total = finite("votes", counts).sum(1)
     if not (counts >= 0).all() or not (total > 0).all():
         raise ValueError("votes are counts of zero or more, and every query needs at least one")
     needed = share * total + 1e-9  # 2/3 is not exact
@@ -133,18 +136,17 @@ def pairwise_accuracy(
     """
     if ties not in ("drop", "half"):
         raise ValueError(f"unknown ties {ties!r}: drop or half")
-    scores, ranks = np.asarray(scores, float), np.asarray(ranks, float)
+    scores, ranks = np.asarray(scores, float), finite("ranks", np.asarray(ranks, float), missing=True)
     if scores.shape != ranks.shape or scores.ndim not in (1, 2):
         raise ValueError(f"need a score a rank, [item] or [prompt, item]: got {scores.shape}, {ranks.shape}")
-    if np.isnan(scores[~np.isnan(ranks)]).any():
-        raise ValueError("a ranked item has no score (NaN)")
+    finite("scores of ranked items", np.where(np.isnan(ranks), 0, scores))
     first, second = np.triu_indices(scores.shape[-1], 1)
     sign = 1 if lower_is_better else -1
     ranked = sign * (ranks[..., second] - ranks[..., first])  # above 0: the first is better
     scored = scores[..., first] - scores[..., second]
     counted = ~np.isnan(ranked) & ((ranked != 0) | (ties == "half"))
     if not (pairs := int(counted.sum())):
-        raise ValueError("no pair of items that raters ordered")
+        raise ValueError("no pair of items that raters ordered: rate more items, or keep ties as halves")
     right = float(((1 + np.sign(ranked) * np.sign(scored)) / 2)[counted].mean())
     return (right, pairs) if return_pairs else right
 
@@ -158,17 +160,19 @@ def grouped_pairwise_accuracy(scores: ArrayLike, labels: ArrayLike, groups: Arra
     pairs: `cluster_bootstrap(t.right, t.index, weights=t.pairs)`.
     """
     scores, labels = np.asarray(scores, float), np.asarray(labels, float)
-    table = pd.DataFrame({"score": scores, "label": labels, "group": groups}).dropna(subset="label")
+    table = pd.DataFrame({"score": scores, "label": labels, "group": groups})
+    if (lost := table.group.isna()).any():
+        raise ValueError(f"{lost.sum()} of {len(table)} items have no group: every one needs its prompt")
+    table = table.dropna(subset="label")
     if not table.label.isin((0, 1)).all():
         raise ValueError("labels are 1 (good), 0 (bad) or NaN (left out)")
-    if table.score.isna().any():
-        raise ValueError("a labelled item has no score (NaN)")
+    finite("scores of labelled items", np.where(np.isnan(labels), 0, scores))
     ranks = table.groupby("group").score.rank()  # ties share their mean rank
     sums = pd.DataFrame({"good": table.label, "n": 1.0, "ranks": ranks * table.label}).groupby(table.group).sum()
     sums["pairs"] = (sums.good * (sums.n - sums.good)).astype(int)
     sums = sums[sums.pairs > 0]
     if sums.empty:
-        raise ValueError("no group has both a good and a bad item")
+        raise ValueError("no group has both a good and a bad item: label more images a prompt, or more prompts")
     return sums.assign(right=(sums.ranks - sums.good * (sums.good + 1) / 2) / sums.pairs)[["right", "pairs"]]
 
 
@@ -193,21 +197,25 @@ def cluster_bootstrap(
     `np.arange(n)` as values. Draws on which it is NaN are left out, up to 5 %. The interval always holds the
     estimate. It is too narrow for few seeds or prompts: k show (k - 1) / k of their variance.
     """
+    lost = np.asarray(pd.isna(clusters))
     values, clusters = np.asarray(values), np.asarray(clusters)
     if values.ndim not in (1, 2) or clusters.shape != values.shape[-1:]:
         raise ValueError(f"need a cluster an item: got values {values.shape} and clusters {clusters.shape}")
     if statistic is not None and weights is not None:
         raise ValueError("weights go with the mean: a statistic gets np.arange(n) and weighs by itself")
+    if lost.any():
+        raise ValueError(f"{lost.sum()} of {len(clusters)} items have no cluster: every one needs its prompt")
     names, member = np.unique(clusters, return_inverse=True)
     if len(names) < 2:
-        raise ValueError(f"need at least 2 clusters to draw from, got {len(names)}")
-    rng, table = np.random.default_rng(seed), np.atleast_2d(values)  # [seed, item]
+        raise ValueError(f"need at least 2 clusters to draw from, got {len(names)}: take items of more prompts")
+    rng, table = rng_of(seed), np.atleast_2d(values)  # [seed, item]
     seeds, k = len(table), len(names)
     if statistic is None:
         table = table.astype(float)
-        weights = np.broadcast_to(1.0 if weights is None else np.asarray(weights, float), table.shape)
-        if not (weights >= 0).all() or not weights.any() or np.isnan(table[weights > 0]).any():
-            raise ValueError("need weights of 0 or more, not all 0, and no weighted value that is NaN")
+        weights = finite("weights", np.broadcast_to(1.0 if weights is None else np.asarray(weights, float), table.shape))
+        if not (weights >= 0).all() or not weights.any():
+            raise ValueError("need weights of 0 or more, not all 0")
+        finite("values with a weight", np.where(weights > 0, table, 0))
         products = np.where(weights > 0, weights * table, 0)
         above, below = (np.stack([np.bincount(member, row, k) for row in t]) for t in (products, weights))
         value = above.sum() / below.sum()  # above, below: [seed, cluster]
@@ -216,6 +224,7 @@ def cluster_bootstrap(
         top, bottom = (((taken @ t.T) * times).sum(1) for t in (above, below))
         drawn = np.divide(top, bottom, out=np.full(draws, np.nan), where=bottom > 0)
     else:
+        finite("values", values)
         members = np.split(np.argsort(member, kind="stable"), np.bincount(member).cumsum()[:-1])
         value, drawn = statistic(values), np.empty(draws)
         for i in range(draws):
@@ -224,7 +233,7 @@ def cluster_bootstrap(
             drawn[i] = statistic(chosen if values.ndim == 2 else chosen[0])
     if not np.isfinite(value) or np.isnan(drawn).mean() > 0.05:
         raise ValueError("the statistic is NaN on these items, or on more than 5 % of the draws")
-    low, high = np.nanquantile(drawn, ((1 - level) / 2, (1 + level) / 2))
+    low, high = finite("the statistic's bounds", np.nanquantile(drawn, ((1 - level) / 2, (1 + level) / 2)))
     value, low, high = float(value), float(min(value, low)), float(max(value, high))
     return Interval(value, low, high, len(clusters), k, seeds)
 
@@ -242,9 +251,11 @@ def paired_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, **options
 
 def share_interval(right: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
     """The share of true items [item], with its Wilson interval over independent items: value, low, high."""
-    right = np.asarray(right, bool)
+    right = np.asarray(right)
     if not len(right):
         raise ValueError("a share needs at least one item")
+    if (wrong := ~np.isin(right, (0, 1))).any():
+        raise ValueError(f"{wrong.sum()} of {len(right)} items are neither true nor false, such as {right[wrong][0]}")
     low, high = proportion_confint(right.sum(), len(right), 1 - level, method="wilson")
     value = float(right.mean())
     return value, min(float(low), value), max(float(high), value)  # 1 - 1e-16 of none wrong is 1

@@ -5,17 +5,19 @@ Nothing is computed before it is asked for; asked for again, it comes from the c
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from lib import ahead, finetune, judges, metrics, models, panel, prompts, reward, sampling, votes, world
+from lib import ahead, finetune, judges, metrics, models, panel, prompts, reward, sampling, votes, web
 from lib.cache import Artifact, digest_of
 from lib.config import GUIDANCE_SCALE, SAMPLING_STEPS, size_named
+from lib.labels import matched
 from lib.preference_stages import PreferenceStages
+from lib.seeds import rng_of, seed_of
 
 # The arms of Table 3 and two controls; then other weightings of the reward in the full method, one of them a control.
 ARMS = {
@@ -90,7 +92,7 @@ class Study(PreferenceStages):
     def unlabelled_images(self) -> Artifact:
         """More images of the same prompts, which only the reward judges."""
         texts = prompts.grid(counts=self.size.prompts)
-        rng = np.random.default_rng(16)
+        rng = rng_of(16)
         drawn = sorted(rng.integers(len(texts), size=self.size.unlabelled).tolist())
         return self.sample([texts[i] for i in drawn], _earlier(drawn), "unlabelled")
 
@@ -123,13 +125,16 @@ class Study(PreferenceStages):
         return panel.label_by_two(self.looks(self.unseen_images, "a"), shown.digests, shown.prompts)
 
     def targets(self, images: Artifact, table: pd.DataFrame) -> np.ndarray:
-        """1 good, 0 bad, NaN skipped, float [image]: the label of the labeller whose turn it was."""
+        """1 good, 0 bad, NaN skipped or without a label, float [image]: the label of the labeller whose turn it was.
+
+        Raises ValueError on labels that match no image of the set.
+        """
         return self._first(images, table).label.map({"good": 1.0, "bad": 0.0}).astype(float).to_numpy()
 
     def _first(self, images: Artifact, table: pd.DataFrame) -> pd.DataFrame:
-        """The row of the labeller whose turn it was, for each image."""
+        """The row of the labeller whose turn it was, for each image; NaN for an image that nobody labelled."""
         shown = sampling.load_images(images)
-        rows = panel.first_labels(table).set_index(["image", "prompt"])
+        rows = panel.first_labels(matched(table, shown.digests, shown.prompts)).set_index(["image", "prompt"])
         return rows.reindex(list(zip(shown.digests, shown.prompts, strict=True)))
 
     def panel_shares(self, images: Artifact, spec: panel.RaterSpec = panel.RaterSpec()) -> np.ndarray:
@@ -148,11 +153,11 @@ class Study(PreferenceStages):
     def validation(self) -> np.ndarray:
         """Which labelled images are held out from reward learning, by prompt (one in `size.held_out`): bool [image]."""
         texts = sampling.load_images(self.labelled_images).prompts
-        return np.array([sampling.seed_of("validation", p) % self.size.held_out == 0 for p in texts])
+        return np.array([seed_of("validation", p) % self.size.held_out == 0 for p in texts])
 
     @cached_property
     def feedback(self) -> tuple[np.ndarray, list[str], np.ndarray]:
-        """What rewards may learn from: labels 1, 0, 0.5 (skipped) or NaN (held out), prompts, numbers of raters [image]."""
+        """What rewards may learn from: labels 1, 0, 0.5 (skipped), NaN (held out or none); prompts, raters [image]."""
         first = self._first(self.labelled_images, self.labels)
         labels = first.label.map({"good": 1.0, "bad": 0.0, "skip": 0.5}).astype(float).to_numpy()
         shown = sampling.load_images(self.labelled_images)
@@ -175,19 +180,13 @@ class Study(PreferenceStages):
 
     # ---- fine-tuning -----------------------------------------------------------------------------------------
 
-    def web_pairs(self, count: int, first: int) -> tuple[list[str], np.ndarray]:
+    def web_pairs(self, count: int, stream: int) -> tuple[list[str], np.ndarray]:
         """Captions and renders uint8 [count, 64, 64, 3] of the web corpus that no model was trained on."""
-        pairs, rng = self._web(count, first)
-        return [c for c, _ in pairs], np.stack([world.render(s, rng) for _, s in pairs])
+        return web.pairs(count, stream)
 
-    def web_captions(self, count: int, first: int) -> list[str]:
+    def web_captions(self, count: int, stream: int) -> list[str]:
         """The captions of `web_pairs`, without drawing their scenes."""
-        return [c for c, _ in self._web(count, first)[0]]
-
-    def _web(self, count: int, first: int) -> tuple[list, np.random.Generator]:
-        """Pairs of caption and scene, and the generator that goes on to draw the scenes."""
-        rng = np.random.default_rng((97, first))
-        return [prompts.web_pair(rng) for _ in range(count)], rng
+        return web.captions(count, stream)
 
     def latents(self, images: Artifact) -> torch.Tensor:
         """Latents of images, to learn from: float [image, channel, height, width]."""
@@ -196,8 +195,18 @@ class Study(PreferenceStages):
 
     def web_latents(self) -> torch.Tensor:
         """Latents of the pre-training loss's web pairs."""
-        count, inputs = self.size.pretraining, {"base": self.base_digest, "web pairs": str(self.size.pretraining)}
+        count = self.size.pretraining
+        inputs = {"base": self.base_digest, "web pairs": web.digest(count, 1)}
         return finetune.latents_of(self.generator(), lambda: self.web_pairs(count, 1)[1], inputs)
+
+    def drawn_pairs(self, pipe, sets: list[Artifact], weight: np.ndarray) -> finetune.Pairs:
+        """The model's own images with their prompts, each weighted [image]."""
+        texts = [p for s in sets for p in sampling.load_images(s).prompts]
+        return finetune.encoded(pipe, torch.cat([self.latents(s) for s in sets]), texts, weight)
+
+    def real_pairs(self, pipe) -> finetune.Pairs:
+        """The web pairs of the pre-training loss."""
+        return finetune.encoded(pipe, self.web_latents(), self.web_captions(self.size.pretraining, 1))
 
     def finetune_spec(self, **chosen) -> finetune.FinetuneSpec:
         """Fine-tuning at this size, with what is `chosen`; weights after a quarter and a half of the updates are kept."""
@@ -214,20 +223,15 @@ class Study(PreferenceStages):
         spec = replace(spec, beta=spec.beta if how["beta"] else 0.0, use_model=how["use_model"])
         sets = [self.labelled_images] + ([self.unlabelled_images] if how["unlabelled"] else [])
         first = self.rewards(seeds=1)
-        weight = finetune.reweighted(np.concatenate([self.scores(s, first)[0] for s in sets]), how["weighting"])
+        r, weighting = np.concatenate([self.scores(s, first)[0] for s in sets]), how["weighting"]
+        threshold = finetune.threshold_of(r) if weighting == "thresholded" else 0.5
+        weight = finetune.reweighted(r, weighting, threshold=threshold)
         inputs = {f"images {i}": s for i, s in enumerate(sets)} | {
-            "base": self.base_digest, "web pairs": str(self.size.pretraining),
+            "base": self.base_digest, "web pairs": web.digest(self.size.pretraining, 1),
             "weights": digest_of(weight.round(5).tolist()),
         }  # fmt: skip
-
-        def model(pipe) -> finetune.Pairs:
-            texts = [p for s in sets for p in sampling.load_images(s).prompts]
-            return finetune.encoded(pipe, torch.cat([self.latents(s) for s in sets]), texts, weight)
-
-        def pretraining(pipe) -> finetune.Pairs:
-            return finetune.encoded(pipe, self.web_latents(), self.web_captions(self.size.pretraining, 1))
-
-        return finetune.tuned(self.generator(), model, pretraining, spec, inputs)
+        drawn = partial(self.drawn_pairs, sets=sets, weight=weight)
+        return finetune.tuned(self.generator(), drawn, self.real_pairs, spec, inputs)
 
     # ---- evaluation ------------------------------------------------------------------------------------------
 

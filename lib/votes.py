@@ -13,9 +13,11 @@ import pandas as pd
 import torch
 
 from lib.cache import digest_of
+from lib.checks import finite
+from lib.domains import check
 from lib.panel import EVALUATORS, RaterSpec, strengths
 from lib.prompts import parse
-from lib.sampling import seed_of
+from lib.seeds import rng_of, seed_of
 from lib.stats import cluster_bootstrap, votes
 from lib.world import UNSEEN
 
@@ -64,6 +66,9 @@ class VoteSpec:
     noise: float = 1.5  # spread of one judgement of realism, so that agreement is as weak as people's (ImagenHub, .06-.43)
     lean: float = 0.2  # spread over raters of their leaning to the side shown first, in units of strength
 
+    def __post_init__(self):
+        check(self, noise="in [0, inf)", lean="in [0, inf)")
+
 
 @dataclass(frozen=True)
 class Side:
@@ -79,17 +84,18 @@ def realism(features: np.ndarray, real: np.ndarray) -> np.ndarray:
 
     Features are scaled by their spread over the real images, so that none counts more for its unit.
     """
-    scale = real.std(0) + 1e-9
+    finite("features", features)
+    scale = finite("real features", real).std(0) + 1e-9
     distances = torch.cdist(torch.from_numpy(features / scale), torch.from_numpy(real / scale))
     return -distances.min(1).values.numpy()
 
 
 def spread_within(values: np.ndarray, prompts: Sequence[str]) -> float:
     """Standard deviation of values [image] around the mean of their prompt, pooled."""
-    grouped = pd.Series(values).groupby(list(prompts))
+    grouped = pd.Series(finite("values", values)).groupby(list(prompts))
     sums, freedom = ((grouped.transform("mean") - values) ** 2).sum(), len(values) - grouped.ngroups
     if freedom < 1:
-        raise ValueError("the spread within prompts needs a prompt with at least two images")
+        raise ValueError("the spread within prompts needs a prompt with at least two images: draw more images a prompt")
     return float(np.sqrt(sums / freedom))
 
 
@@ -106,10 +112,10 @@ def side(
         raise ValueError(f"a side has {SET} images of each prompt, in a row, and no prompt twice")
     if any(len(set(row)) < SET for row in digests):
         raise ValueError(f"a set has {SET} different images, and one has an image twice")
-    noise = [[np.random.default_rng(seed_of("fidelity", r, d)).standard_normal() for d in images] for r in EVALUATORS]
+    noise = [[rng_of(seed_of("fidelity", r, d)).standard_normal() for d in images] for r in EVALUATORS]
     each = {
         "alignment": np.stack([strengths(seen, images, prompts, r, spec.raters) for r in EVALUATORS]),
-        "fidelity": real + spec.noise * np.array(noise),
+        "fidelity": finite("realism", real) + spec.noise * np.array(noise),
     }
     mean = {q: x.reshape(len(EVALUATORS), -1, SET).mean(2) for q, x in each.items()}
     return Side(texts[:, 0].tolist(), [digest_of(row.tolist()) for row in digests], mean)
@@ -119,7 +125,7 @@ def _query(a: Side, b: Side, question: str):
     """For each rater and prompt: whether A is shown first, and a generator for lapses; swapping A and B changes neither."""
     for rater in EVALUATORS:
         for prompt, x, y in zip(a.prompts, a.keys, b.keys, strict=True):
-            rng = np.random.default_rng(seed_of("vote", question, rater, prompt, *sorted((x, y))))
+            rng = rng_of(seed_of("vote", question, rater, prompt, *sorted((x, y))))
             yield (rng.random() < 0.5) == (x < y), rng
 
 
@@ -127,9 +133,10 @@ def differences(a: Side, b: Side, question: str, spec: VoteSpec = VoteSpec()) ->
     """How much better each rater finds A than B, float [rater, prompt]: strength, and leaning to the side shown first."""
     if a.prompts != b.prompts:
         raise ValueError("two sides are compared on the same prompts in the same order")
-    lean = [spec.lean * np.random.default_rng(seed_of("lean", question, r)).standard_normal() for r in EVALUATORS]
+    lean = [spec.lean * rng_of(seed_of("lean", question, r)).standard_normal() for r in EVALUATORS]
     first = np.array([x for x, _ in _query(a, b, question)]).reshape(len(EVALUATORS), -1)
-    return a.strength[question] - b.strength[question] + np.where(first, 1, -1) * np.array(lean)[:, None]
+    better, worse = (finite(f"strength on {question}", s.strength[question]) for s in (a, b))
+    return better - worse + np.where(first, 1, -1) * np.array(lean)[:, None]
 
 
 def tie_band(a: Side, b: Side, question: str, spec: VoteSpec = VoteSpec()) -> float:
@@ -139,6 +146,8 @@ def tie_band(a: Side, b: Side, question: str, spec: VoteSpec = VoteSpec()) -> fl
 
 def answers(a: Side, b: Side, question: str, band: float, spec: VoteSpec = VoteSpec()) -> np.ndarray:
     """The votes, int [rater, prompt]: 1 for A, -1 for B, 0 for a tie. A lapse is any of the three at random."""
+    if not 0 <= band < np.inf:
+        raise ValueError(f"the band of ties is a finite number of 0 or more, got {band}")
     gap = differences(a, b, question, spec)
     found = np.where(np.abs(gap) <= band, 0, np.sign(gap)).astype(int)
     for i, (first, rng) in enumerate(_query(a, b, question)):
@@ -149,6 +158,9 @@ def answers(a: Side, b: Side, question: str, band: float, spec: VoteSpec = VoteS
 
 def tally(found: np.ndarray, prompts: Sequence[str]) -> pd.DataFrame:
     """A row a prompt: vote shares `win`, `lose`, `tie`, the `outcome` by two thirds (of OUTCOMES), `category`, `objects`."""
+    if (wrong := ~np.isin(found, (1, -1, 0))).any():
+        count = f"{wrong.sum()} of {found.size}"
+        raise ValueError(f"{count} votes, such as {found[wrong][0]}, are not 1 (A), -1 (B) or 0 (tie)")
     table = votes(*((found == v).sum(0) for v in (1, -1, 0)))
     undecided = table.outcome == "tie"
     table.loc[undecided, "outcome"] = np.where(table.tie[undecided] > 2 / 3 + 1e-9, "tie", "none")

@@ -7,6 +7,7 @@ is what a small diffusion model learns to draw crisply. The vocabulary is Lee et
 
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
@@ -160,10 +161,16 @@ def _tint(rgb: np.ndarray, alpha: np.ndarray, colour: str) -> np.ndarray:
     return np.where(shade < 1, target * shade, target + (255 - target) * (shade - 1) * 2)
 
 
+@lru_cache(1)
+def glyphs() -> dict[str, bytes]:
+    """The shipped PNG file of each object; read once, so that keys speak of the very glyphs that are drawn."""
+    return {object: (DATA / "sprites" / f"{object}.png").read_bytes() for object in OBJECTS}
+
+
 @lru_cache(None)
 def sprite(object: str, colour: str | None, pixels: int) -> np.ndarray:
     """A glyph that fills a cell of `pixels` but for one pixel: float RGBA [pixels, pixels, 4], premultiplied, 0-255."""
-    image = Image.open(DATA / "sprites" / f"{object}.png").convert("RGBA")
+    image = Image.open(BytesIO(glyphs()[object])).convert("RGBA")
     if colour is not None:
         raw = np.asarray(image, float)
         rgb = _tint(raw[..., :3], raw[..., 3], colour)

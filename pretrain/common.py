@@ -190,4 +190,4 @@ def halve(path: Path) -> None:
 def write_card(folder: Path, card: dict) -> None:
     """A model card: how the model was made and how good it is, as JSON beside its weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+    (folder / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", "utf-8")

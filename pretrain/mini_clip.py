@@ -168,7 +168,7 @@ def save(clip: CLIP, tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> None:
     halve(folder / "open_clip_model.safetensors")
     preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
     config = {"model_cfg": model_config(len(tokenizer), RESNET), "preprocess_cfg": preprocess}
-    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n", "utf-8")
     tokenizer.save_pretrained(folder)
     write_card(folder, {
         "model": "open_clip CLIP: ResNet of four stages, width 24, 64 px; text 4 x 128, 16 tokens; embeddings of 128",

@@ -33,7 +33,7 @@ def draw() -> None:
     sheet = images.reshape(ROWS, COLUMNS, 64, 64, 3).swapaxes(1, 2).reshape(ROWS * 64, COLUMNS * 64, 3)
     FOLDER.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(FOLDER / "reader_images.png", optimize=True)
-    (FOLDER / "reader_prompts.json").write_text(json.dumps(chosen, indent=0) + "\n")
+    (FOLDER / "reader_prompts.json").write_text(json.dumps(chosen, indent=0) + "\n", "utf-8")
 
 
 def tiles() -> np.ndarray:
@@ -44,10 +44,10 @@ def tiles() -> np.ndarray:
 
 def record(path: Path, reader: str, time: str) -> None:
     """Turn the letters into `reader.parquet`; raises ValueError unless there are as many as images."""
-    letters = [c for c in path.read_text() if not c.isspace()]
+    letters = [c for c in path.read_text("utf-8") if not c.isspace()]
     if len(letters) != ROWS * COLUMNS or set(letters) - set(LETTERS):
         raise ValueError(f"{path}: want {ROWS * COLUMNS} letters of {', '.join(LETTERS)}, got {len(letters)}")
-    texts = json.loads((FOLDER / "reader_prompts.json").read_text())
+    texts = json.loads((FOLDER / "reader_prompts.json").read_text("utf-8"))
     labels.save(FOLDER / "reader.parquet", pd.DataFrame({
         "image": [image_digest(t) for t in tiles()], "prompt": texts, "rater": reader,
         "label": [LETTERS[c] for c in letters], "time": time, "source": "reader",

@@ -16,7 +16,7 @@ FOLDER = MODELS / "mini-second"
 def main() -> None:
     """Copy the U-Net of `mini-sd`, which has just had its exact captions, to `mini-second`."""
     source = MODELS / "mini-sd" / "unet"
-    card = json.loads((source / "card.json").read_text())
+    card = json.loads((source / "card.json").read_text("utf-8"))
     last = card["runs, one after the other"][-1]
     if last["captions"] != "exact":
         raise ValueError(f"mini-sd's U-Net last learnt from {last['captions']} captions: first run its exact phase")

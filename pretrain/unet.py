@@ -102,7 +102,7 @@ def main(phase: str, minutes: float | None = None, more: bool = False) -> None:
         order = torch.randperm(CORPUS, generator=torch.Generator().manual_seed(1_000_000 + epoch))
         pick = order[part : part + BATCH]
         x = latents[pick].float().to(DEVICE)
-        t = (1000 * noise_levels(BATCH, g)).long().to(DEVICE)
+        t = (1000 * noise_levels(BATCH, g)).long().clamp(max=999).to(DEVICE)
         noise = torch.randn(x.shape, generator=g).to(DEVICE)
         dropped = (torch.rand(BATCH, generator=g) < CAPTION_DROPOUT).to(DEVICE)
         nothing = empty[often.multinomial(BATCH, replacement=True, generator=g).to(DEVICE)]
@@ -117,7 +117,7 @@ def main(phase: str, minutes: float | None = None, more: bool = False) -> None:
 
     lr, adam_lr = RATES[phase]
     train(name, unet, loss, 60_000, minutes=minutes, lr=lr, adam_lr=adam_lr)
-    before = json.loads((folder / "unet/card.json").read_text())["runs, one after the other"] if more else []
+    before = json.loads((folder / "unet/card.json").read_text("utf-8"))["runs, one after the other"] if more else []
     run = {"captions": phase, "pairs an update": BATCH * processes()[1], "learning rate": lr, **spent(name)}
     save(unet, vae, encoder, tokenizer, [*before, run])
 

@@ -1,20 +1,40 @@
 """Small models with random weights, for claims in which the quality of the shipped weights plays no part."""
 
+import os
+import tempfile
+
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
-from lib import cache
-from lib.paths import MODELS
+OWN = tempfile.TemporaryDirectory(prefix="study-tests-")
+os.environ["STUDY_CACHE"] = OWN.name  # before `lib` is imported: the checkout may not be writable
+for name in ("STUDY_REPORTS", "STUDY_SEED"):  # not STUDY_BFLOAT16: the tests hold in either precision
+    os.environ.pop(name, None)
+
+from lib.fence import fence  # noqa: E402
+
+fence()  # the tests of one user are those of another
+os.environ["MPLBACKEND"] = "agg"
+
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel  # noqa: E402
+
+from lib import cache  # noqa: E402
+from lib.paths import MODELS  # noqa: E402
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits, and for long where another process holds its core
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def empty_cache(tmp_path, monkeypatch):
-    """A cache of the test's own."""
+    """A cache of the test's own: it finds nothing that another one left."""
     monkeypatch.setattr(cache, "CACHE", tmp_path / "cache")
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def patched(monkeypatch):
+    """For tests that put functions of their own in place of the study's: a stage would refuse to keep what those make."""
+    monkeypatch.setattr(cache, "refuse_changes", lambda modules: None)
 
 
 def tiny_unet(seed: int) -> UNet2DConditionModel:

@@ -1,12 +1,23 @@
 """Variants are compared on the same pairs, calibration is the mean gap, and both know their chance level."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from lib import ablation, reward, sampling
-from lib.ablation import HeldOut, calibrated, calibration_error, calibration_floor, compared, verdict
+from lib.ablation import (
+    HeldOut,
+    calibrated,
+    calibration_error,
+    calibration_floor,
+    changed,
+    compared,
+    distinct,
+    joined,
+    verdict,
+)  # fmt: skip
 
 PROMPTS = np.repeat([f"prompt {i}" for i in range(40)], 8)
 LABELS = np.tile([1.0, 0, 1, 0, 0, 0, 1, 0], 40)
@@ -17,6 +28,66 @@ def noisy(strength: float, seeds: int = 5) -> np.ndarray:
     """Scores in [0, 1] that tell good from bad the better, the stronger."""
     z = strength * (LABELS - 0.5) + np.random.default_rng(3).normal(size=(seeds, 320))
     return 1 / (1 + np.exp(-z))
+
+
+# ---- variants -----------------------------------------------------------------------------------------------------
+
+BASE = reward.RewardSpec()
+COLD = replace(BASE, temperature=0.5)
+LESS = replace(BASE, auxiliary_weight=0.0)
+
+
+def test_the_baseline_comes_first_then_the_groups_in_their_order_and_the_controls():
+    mixed = {"shuffled": replace(LESS, shuffle_labels=True)}
+    found = joined(BASE, {"cold": COLD}, {}, {"lambda = 0": LESS}, controls=mixed)
+    assert list(found.items()) == [("reward", BASE), ("cold", COLD), ("lambda = 0", LESS), *mixed.items()]
+    assert [changed(v, BASE) for v in found.values()] == [
+        {}, {"temperature": 0.5}, {"auxiliary_weight": 0.0}, {"auxiliary_weight": 0.0, "shuffle_labels": True}]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "groups, said",
+    [([{"reward": COLD}], "^the name 'reward' has a row of its own in the tables: give the variant another$"),
+     ([{"CLIP score": COLD}], "^the name 'CLIP score' has a row"), ([{"CLIP score, matched longer": COLD}], "has a row"),
+     ([{"cold": COLD}, {"cold": LESS}], "^the name 'cold' is used twice: give each variant a name of its own$"),
+     ([{"same": replace(BASE, temperature=2.0)}], "^'same' is the baseline again: change another field or value$"),
+     ([{"cold": COLD}, {"cool": replace(BASE, temperature=0.5)}], "^'cool' is 'cold' again"),
+     ([{"both": replace(COLD, auxiliary_weight=0.0)}], "^'both' changes auxiliary_weight and temperature: change one field"),
+     ([{"luck": replace(BASE, seed=3)}], "^'luck' changes the seed, but each variant is trained with all seeds"),
+     ([{"cold": dict(temperature=0.5)}], "^'cold' is no RewardSpec: write replace.base, FIELD=VALUE.")],
+)  # fmt: skip
+def test_a_variant_that_would_mean_something_else_is_refused_by_name(groups, said):
+    with pytest.raises(ValueError, match=said) as refusal:
+        joined(BASE, *groups)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_control_may_change_more_but_has_a_name_of_its_own_and_a_change():
+    both = replace(COLD, auxiliary_weight=0.0)
+    assert joined(BASE, controls={"both": both})["both"] == both
+    with pytest.raises(ValueError, match="'cold' is used twice"):
+        joined(BASE, {"cold": COLD}, controls={"cold": both})
+    with pytest.raises(ValueError, match="'reward' has a row"):
+        joined(BASE, controls={"reward": both})
+    with pytest.raises(ValueError, match="'nothing' is the baseline again"):
+        joined(BASE, controls={"nothing": BASE})
+
+
+@pytest.mark.parametrize("gone", ["cold", "both", "lambda = 0"])
+def test_a_variant_that_later_cells_read_is_missed_by_name(gone):
+    groups, needed = ({"cold": COLD}, {"lambda = 0": LESS}), ["cold", "both", "lambda = 0", "reward"]
+    controls = {"both": replace(BASE, auxiliary_weight=0.0, shuffle_labels=True)}
+    assert set(joined(BASE, *groups, controls=controls, needed=needed)) == set(needed)
+    left = [{k: v for k, v in g.items() if k != gone} for g in (*groups, controls)]
+    with pytest.raises(ValueError, match=f"^there is no variant {gone!r}, which later cells read: keep its name"):
+        joined(BASE, *left[:2], controls=left[2], needed=needed)
+
+
+def test_names_are_joined_in_order_and_none_is_used_twice():
+    assert distinct(["adapted"], [], ["rank 4", "no prefix"]) == ["adapted", "rank 4", "no prefix"]
+    for groups in ((["adapted"], ["adapted"]), (["a", "rank 4", "rank 4"],)):
+        with pytest.raises(ValueError, match=f"^the name '{groups[0][-1]}' is used twice"):
+            distinct(*groups)
 
 
 # ---- accuracy -----------------------------------------------------------------------------------------------------
@@ -76,6 +147,12 @@ def test_true_chances_sit_at_the_floor_and_over_sure_ones_above_it():
     assert t.low["true"] <= t.value["true"] <= t.high["true"] < t.low["too sure"]
     assert abs(t.value["true"] - t.floor["true"]) < 0.04 and t.floor["too sure"] == 0
     assert calibration_floor(chance) == calibration_floor(chance) < 0.1
+
+
+def test_a_baseline_without_scores_is_refused_and_those_that_have_some_are_named():
+    for missing in ("rewards", "CLIP score"):
+        with pytest.raises(ValueError, match=f"^no scores of the baseline '{missing}': there are reward, noise$"):
+            compared({"reward": noisy(1.0), "noise": noisy(0.0)}, TESTED, missing)
 
 
 # ---- test sets ----------------------------------------------------------------------------------------------------

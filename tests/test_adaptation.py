@@ -65,6 +65,24 @@ def test_a_budget_takes_the_surest_prompts_and_no_difference_at_all_is_refused()
         select(np.zeros(12), texts, np.ones(12, bool))
 
 
+def test_where_few_prompts_pass_the_surest_are_taken_and_where_few_are_there_it_is_said_what_to_raise(capsys):
+    scores = np.array([0.3, 0, 0, 0, 0.2, 0, 0, 0, 0.1, 0, 0, 0, 3.0, 0, 0, 0])
+    texts, usable = list("aaaabbbbccccdddd"), np.ones(16, bool)
+    one = select(scores, texts, usable, fewest=1)
+    assert one[0].tolist() == [12] and "\npreferred" not in "\n" + capsys.readouterr().out
+    best, worst = select(scores, texts, usable, fewest=2)
+    assert best.tolist() == [0, 12] and len(worst) == 2 and not set(best) & set(worst)
+    said = capsys.readouterr().out
+    assert "preferred: 1 prompts are above 2 / n, so the surest 2 are taken\n" in said
+    assert select(scores, texts, usable, threshold=3.9, fewest=3)[0].tolist() == [0, 4, 12]
+    assert select(scores, texts, usable, threshold=1.0, fewest=2)[0].tolist() == [0, 4, 8, 12]
+    with pytest.raises(ValueError, match="^4 prompts have 4 usable images whose scores differ, want 5 or more: raise"):
+        select(scores, texts, usable, fewest=5)
+    same = np.where(np.array(texts) == "d", 1.0, scores)  # a prompt whose images score alike has no best
+    with pytest.raises(ValueError, match="^3 prompts have 4 usable"):
+        select(same, texts, usable, fewest=4)
+
+
 def test_an_image_of_one_colour_is_near_uniform_and_a_picture_is_not():
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype(np.uint8)
     images[1] = 128 + images[1] // 64

@@ -30,7 +30,7 @@ class Stages:
         return cache.stage("fails", {}, {}, write)
 
     def noted(self) -> dict[str, str]:
-        return {p.name: p.read_text() for p in self.folder.iterdir() if p.is_file()}
+        return {p.name: p.read_text("utf-8") for p in self.folder.iterdir() if p.is_file()}
 
 
 def write(folder) -> None:
@@ -45,7 +45,7 @@ def noted(folder: str, name: str, *arguments) -> None:
 
 
 @pytest.fixture
-def stages(tmp_path, monkeypatch):
+def stages(tmp_path, monkeypatch, patched):
     monkeypatch.setattr(ahead, "_one", noted)
     monkeypatch.setattr(cache, "CACHE", tmp_path / "cache")
     return Stages(tmp_path)

@@ -9,26 +9,13 @@ from functools import partial
 import numpy as np
 import pytest
 
-from lib import cache
-
-SOURCES = {
-    "lib.a": "from lib import b\nimport lib.paths\ndef f():\n    '''Doc.'''\n    return b.x",
-    "lib.b": "from .c import y\nx = 1",
-    "lib.c": "y = 2",
-    "lib.lonely": "z = 3",
-    "lib.paths": "ROOT = 1",
-}
+from lib import cache, precision, seeds, source
 
 
 @dataclass(frozen=True)
 class Spec:
     steps: int = 3
     rate: float = 0.1
-
-
-@pytest.fixture(autouse=True)
-def empty_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "CACHE", tmp_path)
 
 
 def writer(calls, text="hello"):
@@ -47,7 +34,7 @@ def test_the_same_recipe_is_made_once_and_found_again():
     first = cache.stage("draw", Spec(), {"x": "d1"}, writer(calls))
     second = cache.stage("draw", Spec(), {"x": "d1"}, writer(calls))
     assert first == second and len(calls) == 1
-    assert (second.path / "deep" / "out.txt").read_text() == "hello"
+    assert (second.path / "deep" / "out.txt").read_text("utf-8") == "hello"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +82,7 @@ def test_a_killed_stage_finds_its_checkpoints_but_no_half_written_result():
         raise KeyboardInterrupt
 
     def resumed(folder):
-        assert (folder / "_partial" / "step").read_text() == "7"
+        assert (folder / "_partial" / "step").read_text("utf-8") == "7"
         assert not (folder / "half.bin").exists()
         (folder / "out.txt").write_text("done")
 
@@ -112,8 +99,9 @@ def slow(folder):
         time.sleep(0.03)
 
 
-def test_two_processes_that_want_one_entry_make_one_sound_entry():
-    context = multiprocessing.get_context("fork")
+def test_two_processes_that_want_one_entry_make_one_sound_entry(monkeypatch):
+    monkeypatch.setenv("STUDY_CACHE", str(cache.CACHE))
+    context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=cache.stage, args=("slow", {}, {}, slow)) for _ in range(2)]
     for worker in workers:
         worker.start()
@@ -124,25 +112,6 @@ def test_two_processes_that_want_one_entry_make_one_sound_entry():
     assert len(list(entry.path.iterdir())) == 6
 
 
-def test_comments_docstrings_and_layout_are_not_code():
-    said = "def f(a):\n    'Doc.'\n    return a  # a comment"
-    assert cache.code_digest(said) == cache.code_digest("def f(a): return a")
-    assert cache.code_digest("x = 'Doc.'") != cache.code_digest("x = 'Cod.'")
-    assert cache.code_digest("x = 1.0") != cache.code_digest("x = 1")
-
-
-@pytest.mark.parametrize("changed, counts", [("a", 1), ("b", 1), ("c", 1), ("lonely", 0), ("paths", 0)])
-def test_the_source_of_a_stage_is_its_module_and_what_that_imports(changed, counts):
-    edited = SOURCES | {f"lib.{changed}": SOURCES[f"lib.{changed}"] + "\nw = 9"}
-    differs = cache.source_fingerprint("lib.a", edited) != cache.source_fingerprint("lib.a", SOURCES)
-    assert differs == bool(counts)
-
-
-def test_this_studys_own_modules_are_known_and_their_plumbing_is_left_out():
-    assert {"lib.cache", "lib.paths"} <= set(cache.SOURCES)
-    assert cache.source_fingerprint("lib.cache") == cache.digest_of({})
-
-
 def test_the_key_of_a_stage_holds_the_source_of_the_module_that_makes_it():
     def keyed(module):
         make = writer([])
@@ -150,8 +119,31 @@ def test_the_key_of_a_stage_holds_the_source_of_the_module_that_makes_it():
         return cache.stage("draw", Spec(), {}, make)
 
     found = [json.loads((keyed(m).path / "manifest.json").read_text("utf-8")) for m in ("lib.reward", "lib.finetune")]
-    assert [f["source"] for f in found] == [cache.source_fingerprint(m) for m in ("lib.reward", "lib.finetune")]
+    assert [f["source"] for f in found] == [source.source_fingerprint(m) for m in ("lib.reward", "lib.finetune")]
     assert found[0]["source"] != found[1]["source"]
+
+
+@pytest.mark.parametrize(
+    "home, name, value",
+    [(cache, "versions", lambda: {"torch": "0.1"}), (precision, "FAST_BFLOAT16", not precision.FAST_BFLOAT16),
+     (seeds, "STUDY", 7)],
+)  # fmt: skip
+def test_what_computes_is_part_of_the_key(home, name, value, monkeypatch):
+    first = cache.stage("draw", Spec(), {}, writer([]))
+    monkeypatch.setattr(home, name, value)
+    assert cache.stage("draw", Spec(), {}, writer([])).key != first.key
+
+
+def test_the_functions_that_make_calls_are_part_of_the_key():
+    def keyed(*code):
+        return cache.stage("draw", Spec(), {}, writer([]), code).key
+
+    from lib.study import Study
+
+    study, other = Study("smoke"), Study("smoke")
+    keys = [keyed(*code) for code in ((), ("lib.models",), ("lib.models", study.real_pairs), (study.generator(),))]
+    assert len(set(keys)) == len(keys)
+    assert keyed("lib.models", partial(other.real_pairs)) == keys[2] and keyed(other.generator(None)) == keys[3]
 
 
 def test_what_cannot_be_keyed_is_refused():
@@ -186,7 +178,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         cache.save_json(path, {"a": float("inf")})
     with pytest.raises(TypeError):
         cache.atomic_write(path, 3)
-    assert path.read_text() == '{\n "a": 2,\n "b": 1\n}\n'
+    assert path.read_text("utf-8") == '{\n "a": 2,\n "b": 1\n}\n'
     assert [p.name for p in path.parent.iterdir()] == ["a.json"]
 
 

@@ -157,6 +157,18 @@ def test_a_table_of_choices_goes_through_the_store_and_finds_its_images_again(tm
 
 @pytest.mark.parametrize(
     "change, why",
+    [(lambda t: t.assign(images=[[d.upper() for d in x] for x in t.images]), "^12 of 12 images of .*capital letters"),
+     (lambda t: t.assign(images=[[f"{x[0]}.png", *x[1:]] for x in t.images]), "^3 of 12 .*'image 0.png'.*name of a file"),
+     (lambda t: t.assign(prompt=[t.prompt[0] + ".", *t.prompt[1:]]), "^4 of 12 .*another prompt, want 'prompt 0'")],
+)  # fmt: skip
+def test_choices_among_images_that_are_not_in_the_set_are_refused(change, why):
+    table = choose(VALUES, ROWS[:3], DIGESTS, PROMPTS, USERS[:3], TasteSpec())
+    with pytest.raises(ValueError, match=why):
+        choices.groups_of(change(table), DIGESTS, PROMPTS)
+
+
+@pytest.mark.parametrize(
+    "change, why",
     [({"chosen": 4}, "^row 1 of the choice table chooses image 4 of 4$"), ({"user": ""}, "^row 1 of .* has no user$"),
      ({"images": ["a"]}, "^row 1 of .* has 1 images: want 2 to 4 different ones$"),
      ({"images": ["a", "a"]}, "has 2 images: want 2 to 4 different ones$")],

@@ -107,6 +107,13 @@ def test_the_timesteps_of_a_batch_cover_the_schedule_and_most_lie_where_a_scene_
     assert set((t // 100).tolist()) == set(range(10))
 
 
+@pytest.mark.parametrize("level", [1.0, 1 - 2**-24, 0.0])
+def test_no_timestep_lies_beyond_the_schedule_even_where_float32_rounds_a_level_up(level, monkeypatch):
+    monkeypatch.setattr(finetune, "noise_levels", lambda count, g: torch.full((count,), level))
+    _, t, _ = finetune.draw(MODEL, 3, torch.Generator().manual_seed(0), 1000)
+    assert t.tolist() == [999 if level else 0] * 3
+
+
 def test_no_row_of_a_batch_has_noise_levels_of_its_own():
     g = torch.Generator().manual_seed(0)
     levels = torch.stack([finetune.noise_levels(50, g) for _ in range(400)]).mean(0)
@@ -165,7 +172,7 @@ def test_the_moving_average_lies_between_the_first_weights_and_the_last(make_pip
         torch.testing.assert_close(weight.float(), expected, atol=1e-3, rtol=1e-3)
 
 
-def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(make_pipe, tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(make_pipe, tmp_path, monkeypatch, patched):
     spec = FinetuneSpec(updates=53, keep=(40,), batch=(2, 1), average=0.9)
     save, pipes = checkpoint.save, []
 
@@ -224,3 +231,12 @@ def test_a_weighting_that_is_unknown_or_keeps_nothing_is_refused():
         finetune.reweighted(np.array([0.2, 0.9]), "cubic")
     with pytest.raises(ValueError, match="^no reward is above one half: nothing to keep$"):
         finetune.reweighted(np.array([0.2, 0.4]), "thresholded")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_where_no_reward_is_above_one_half_the_highest_quarter_is_kept_in_words(dtype, capsys):
+    low = np.array([0.1, 0.2, 0.3, 0.4, 0.05, 0.15, 0.25, 0.35], dtype)
+    for r, kept in ((low, [3, 7]), (low + dtype(0.12), [3]), (np.full(5, 0.3, dtype), [0, 1, 2, 3, 4])):
+        weight = finetune.reweighted(r, "thresholded", threshold=finetune.threshold_of(r))
+        assert np.flatnonzero(weight).tolist() == kept and weight.mean() == pytest.approx(r.mean())
+        assert ("highest quarter" in capsys.readouterr().out) == (r.max() <= 0.5)

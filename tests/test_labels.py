@@ -1,10 +1,12 @@
 """The label store takes only labels that mean something, and never loses one that a person gave."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from lib import labels
-from lib.labels import append, checked, load, ratings_matrix, save, shares
+from lib.labels import append, checked, load, matched, ratings_matrix, save, shares
+from lib.sampling import image_digest
 
 
 def table(*rows, source: str = "human") -> pd.DataFrame:
@@ -108,9 +110,95 @@ def test_ratings_are_one_for_good_zero_for_bad_and_missing_for_a_skip():
     assert matrix.loc[("i1", "Two dogs")].tolist() == [1, 0] and matrix.loc[("i2", "Two dogs")].isna().all()
 
 
-def test_ratings_keep_the_order_of_raters_asked_for_and_a_column_for_who_rated_nothing():
-    assert list(ratings_matrix(FIRST, ["bob", "ann", "cleo"])) == ["bob", "ann", "cleo"]
-    assert ratings_matrix(FIRST, ["cleo"]).isna().all(axis=None)
+def test_ratings_keep_the_order_of_raters_asked_for():
+    assert list(ratings_matrix(FIRST, ["bob", "ann"])) == ["bob", "ann"] and list(ratings_matrix(FIRST, ["ann"])) == ["ann"]
+
+
+@pytest.mark.parametrize("raters, count, named", [(["bob", "cleo"], "1 of 2", "cleo"), (["Ann"], "1 of 1", "Ann"),
+                                                  (["ann ", "b", "bob"], "2 of 3", "ann ")])  # fmt: skip
+def test_a_rater_who_is_not_in_the_table_is_refused_and_those_who_are_are_named(raters, count, named):
+    with pytest.raises(ValueError, match=f"^{count} raters gave no label, such as '{named}': the table's are ann, bob$"):
+        ratings_matrix(FIRST, raters)
+
+
+# ---- labels and images ---------------------------------------------------------------------------------------------
+
+DIGESTS = [image_digest(np.full((2, 2, 3), i, np.uint8)) for i in range(4)]
+PROMPTS = ["Two dogs", "Two dogs", "A red colored apple", "Six cats"]
+
+
+def given(*rows) -> pd.DataFrame:
+    """Labels of one rater from pairs of (image, prompt)."""
+    images, prompts = zip(*rows, strict=True)
+    return table(*((i, "ann", "good") for i in images)).assign(prompt=prompts)
+
+
+WHOLE = given(*zip(DIGESTS, PROMPTS, strict=True))
+
+
+def test_labels_of_a_set_are_as_they_came_in_any_order_and_need_not_be_of_every_image():
+    for part in (WHOLE, WHOLE[::-1], WHOLE[1:3], WHOLE[:0]):
+        assert matched(part, DIGESTS, PROMPTS) is part
+    twice = [*DIGESTS, DIGESTS[0], DIGESTS[0]], [*PROMPTS, PROMPTS[0], "Six cats"]  # the same pixels again, and for more
+    assert matched(WHOLE, *twice) is WHOLE and len(matched(given(*zip(*twice, strict=True)), *twice)) == 6
+
+
+@pytest.mark.parametrize("image, prompt, why", [
+    (DIGESTS[0].upper(), "Two dogs", f"the digest is written with capital letters or spaces, want '{DIGESTS[0]}'"),
+    (DIGESTS[0] + "\n", "Two dogs", f"the digest is written with capital letters or spaces, want '{DIGESTS[0]}'"),
+    ("images/0003.png", "Two dogs", "that is the name of a file, want the SHA-256 of the image's uint8 pixels, such as "),
+    (DIGESTS[0] + ".png", "Two dogs", "that is the name of a file, want the SHA-256 of the image's uint8 pixels, such as "),
+    (DIGESTS[0], "Two dogs.", "the set has this image for another prompt, want 'Two dogs' to the letter"),
+    (DIGESTS[2], "a red colored apple", "the set has this image for another prompt, want 'A red colored apple' to"),
+    (DIGESTS[0][:12], "Two dogs", "that is no digest of an image, want the SHA-256"),
+    ("3", "Six cats", "that is no digest of an image, want the SHA-256 of the image's uint8 pixels, such as "),
+    ("ab" * 32, "Two dogs", "no image has this digest (other images, or the digest of a file?), want the SHA-256"),
+])  # fmt: skip
+def test_labels_that_match_no_image_are_counted_shown_and_explained(image, prompt, why):
+    rows = pd.concat([WHOLE[1:], given((image, prompt), (image, prompt + " "))])
+    with pytest.raises(ValueError, match="^2 of 5 labels match no image of the set, such as image ") as refusal:
+        matched(rows, DIGESTS, PROMPTS)
+    said = str(refusal.value)
+    assert f"such as image {image!r} for {prompt!r}: {why}" in said and "\n" not in said
+
+
+def test_a_label_that_nobody_can_give_is_no_skip():
+    for wrong in ("Good", "yes", None):
+        with pytest.raises(ValueError, match="^unknown label .* in row 0: one of good, bad, skip$"):
+            matched(WHOLE.assign(label=[wrong, "good", "bad", "skip"]), DIGESTS, PROMPTS)
+    with pytest.raises(ValueError, match="^label table lacks the column 'image'"):
+        matched(WHOLE.rename(columns={"image": "digest"}), DIGESTS, PROMPTS)
+
+
+def test_where_every_image_needs_a_label_those_without_are_refused():
+    assert matched(WHOLE, DIGESTS, PROMPTS, every=True) is WHOLE
+    with pytest.raises(ValueError, match=f"^1 of 4 images have no label, such as '{DIGESTS[3]}' for 'Six cats'"):
+        matched(WHOLE[:3], DIGESTS, PROMPTS, every=True)
+    with pytest.raises(ValueError, match="^need a prompt an image, got 4 images and 3 prompts$"):
+        matched(WHOLE[:3], DIGESTS, PROMPTS[:3], every=True)
+    with pytest.raises(ValueError, match="^4 of 4 labels match no image .*: the set has no images$"):
+        matched(WHOLE, [], [])
+
+
+@pytest.mark.parametrize("image, prompt", [(DIGESTS[0].upper(), "Two dogs"), (DIGESTS[0], "Two dogs."),
+                                           (" " + DIGESTS[0], "two dogs")])  # fmt: skip
+def test_a_second_thought_that_is_written_otherwise_is_refused_and_not_put_beside_the_first(path, image, prompt):
+    append(path, WHOLE)
+    said = f"'{image}' for '{prompt}' is there as '{DIGESTS[0]}' for 'Two dogs'$"
+    with pytest.raises(ValueError, match=f"^1 of 2 new labels are of images that the file writes otherwise: {said}"):
+        append(path, given((DIGESTS[1], "Two dogs"), (image, prompt)))
+    assert load(path).equals(checked(WHOLE)) and len(list(path.parent.iterdir())) == 1
+    append(path, given((image, prompt)).assign(rater="bob"))  # another rater's has none to replace
+    assert len(load(path)) == 5
+
+
+# ---- shares --------------------------------------------------------------------------------------------------------
+
+
+def test_labels_without_a_group_are_not_left_out_of_shares():
+    for lost in (None, np.nan):
+        with pytest.raises(ValueError, match="^1 of 3 labels have no category: every one needs a group$"):
+            shares(FIRST.assign(category=["count", lost, "colour"]), by="category")
 
 
 def test_skips_stay_in_the_denominator_of_shares():

@@ -10,7 +10,10 @@ import sys
 
 import pytest
 
+from lib.domains import clauses, fits
+from lib.parameters import PROMPT, check_values, kind_of, parameters
 from lib.paths import ROOT
+from lib.preference_stages import ADAPTATIONS
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 every = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -36,6 +39,74 @@ def test_it_has_one_parameters_cell_of_literals_with_the_size(path):
     assert values["size"] == "laptop"
     for line in cell["source"].splitlines():
         assert re.search(r"\S\s+# \S", line), f"no unit or choices beside: {line}"
+
+
+@every
+def test_its_parameters_have_domains_that_their_defaults_satisfy_and_that_are_checked_when_it_opens(path):
+    parameters_cell, opening = (c["source"] for c in cells(path, "code")[:2])
+    for name, (default, comment) in parameters(parameters_cell).items():
+        bounds = [c for c in clauses(comment) if c.startswith(("in ", "at ", "one of "))]
+        assert bounds or PROMPT in comment, f"no domain beside {name}"
+        kind = kind_of(default, comment)
+        assert fits(default, kind, comment)
+        wrong = (None, ..., "x", -1e9, 1e9, float("nan"), True, [], [None], [default, default], {}, (default,))
+        refused = [w for w in wrong if w is not ... and not accepted(parameters_cell, name, w)]
+        assert len(refused) >= len(wrong) - 2, f"{name} takes {set(map(str, wrong)) - set(map(str, refused))}"
+    check_values(parameters_cell, {})
+    assert opening.splitlines()[-2] == f'parameters.check("{path.stem}", globals())'
+
+
+def accepted(cell, name, value):
+    """Whether the parameters cell's checks let a value pass."""
+    try:
+        check_values(cell, {name: value})
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "name, inside, outside",
+    [("01_images_to_judge", dict(shown=30), dict(shown=0)), ("02_human_feedback", dict(agreement=0), dict(agreement=1.1)),
+     ("03_reward_learning", dict(auxiliary_weight=2.0), dict(auxiliary_weight=0)),  # the same as the variant without
+     ("03_reward_learning", dict(temperature=0.01), dict(temperature=0)),
+     ("04_reward_ablations", dict(flipped=0.4), dict(flipped=0)),  # the baseline
+     ("04_reward_ablations", dict(flipped=0.5), dict(flipped=0.6)),
+     ("04_reward_ablations", dict(shares=[0.01, 0.99]), dict(shares=[0.5, 1.0])),  # 1.0 stands there anyway
+     ("05_fine_tuning", dict(learning_rates=[3e-4, 2e-3]), dict(learning_rates=[0.1])),
+     ("05_fine_tuning", dict(betas=[1, 4]), dict(betas=[0])),  # an arm without either loss
+     ("06_alignment_against_fidelity", dict(draws=60), dict(draws=1)),
+     ("06_alignment_against_fidelity", dict(betas=[0, 0.5]), dict(betas=[0.5, -1])),
+     ("07_rejection_sampling", dict(noise=0), dict(noise=-0.5)),
+     ("08_preference_score", dict(shares=[0.05, 1]), dict(shares=[0])),
+     ("09_preference_adaptation", dict(ablations=[]), dict(ablations=["adapted"])),
+     ("99_claims", dict(widest=20), dict(widest=0))],
+)  # fmt: skip
+def test_what_a_notebook_suggests_to_try_is_inside_a_domain_and_what_it_cannot_do_is_outside(name, inside, outside):
+    (path,) = [p for p in NOTEBOOKS if p.stem == name]
+    check_values(cells(path, "code")[0]["source"], inside)
+    ((parameter, value),) = outside.items()
+    with pytest.raises(ValueError, match=f"^{parameter} = .* is not a"):
+        check_values(cells(path, "code")[0]["source"], {parameter: value})
+
+
+def test_the_ablations_of_adaptation_are_all_that_are_not_in_every_run():
+    (path,) = [p for p in NOTEBOOKS if p.stem.startswith("09")]
+    sources = [c["source"] for c in cells(path, "code")]
+    (line,) = [s for source in sources for s in source.splitlines() if s.startswith("controls = ")]
+    default, comment = parameters(sources[0])["ablations"]
+    left = [a for a in ADAPTATIONS if a not in ("adapted", "regularisation only", *ast.literal_eval(line.split(" = ")[1]))]
+    assert default == left and all(accepted(sources[0], "ablations", [a]) for a in left)
+
+
+@every
+def test_what_a_reader_may_edit_is_checked_with_a_sentence(path):
+    """An assert speaks to whoever wrote the code; none is on a parameter, nor on what a suggestion changes."""
+    names = {*parameters(cells(path, "code")[0]["source"]), "noise", "variants", "verdict_on"} - {"size"}
+    for cell in cells(path, "code"):
+        for node in (n for n in ast.walk(ast.parse(cell["source"])) if isinstance(n, ast.Assert)):
+            named = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+            assert not named & names, ast.unparse(node)
 
 
 @every
@@ -100,7 +171,7 @@ def test_start_here_runs_at_smoke_and_renews_its_first_screen(tmp_path):
         cwd=ROOT, env=os.environ | {"STUDY_REPORTS": str(tmp_path)}, capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    stored = json.loads((tmp_path / "smoke" / "results" / "answer_00_start_here.json").read_text())
+    stored = json.loads((tmp_path / "smoke" / "results" / "answer_00_start_here.json").read_text("utf-8"))
     assert stored["rows"]["text"].startswith("“Two blue dogs in the forest”")
     figures = {p.name for p in (tmp_path / "smoke" / "figures").iterdir()}
     assert figures == {f"{name}.{kind}" for name in ("denoising", "one_prompt") for kind in ("png", "txt")}

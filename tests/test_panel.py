@@ -219,6 +219,19 @@ def test_nine_evaluators_rate_every_image_and_shares_count_skips():
     assert good_shares(table, images[::-1], prompts[::-1]).tolist() == pytest.approx(by_hand[::-1])
 
 
+@pytest.mark.parametrize("named", [str.upper, "{}.png".format, "other-{}".format])
+def test_ratings_of_other_images_and_images_without_ratings_make_no_share(named):
+    seen, images, prompts = many(6, sureness=0.5)
+    table = evaluate(seen, images, prompts)
+    with pytest.raises(ValueError, match="^9 of 54 labels match no image of the set, such as image '.*image-00005"
+                       if named is not str.upper else "^9 of 54 labels match no image .* 'IMAGE-00005' .*capital letters"):
+        good_shares(table.assign(image=table.image.where(table.image != images[5], named(images[5]))), images, prompts)
+    with pytest.raises(ValueError, match="^9 of 54 labels .*: the set has this image for another prompt"):
+        good_shares(table.assign(prompt=table.prompt.where(table.image != images[5], "Two cats")), images, prompts)
+    with pytest.raises(ValueError, match="^1 of 6 images have no label, such as 'image-00005'"):
+        good_shares(table[table.image != images[5]], images, prompts)
+
+
 def test_one_image_gets_a_verdict_for_each_prompt_it_is_shown_for():
     seen = seen_as([Scene(2, None, "dog", "forest")] * 2)
     table = evaluate(seen, ["same", "same"], ["Two dogs", "Five cats"], SURE)

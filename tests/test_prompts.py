@@ -15,6 +15,7 @@ from lib.prompts import (
     SINGULAR,
     Attributes,
     CaptionNoise,
+    checked,
     evaluation_prompts,
     exact_caption,
     grid,
@@ -139,6 +140,30 @@ def test_unknown_words_are_refused_in_one_line_that_names_the_known_ones(prompt,
 def test_a_prompt_that_names_nothing_has_no_category():
     with pytest.raises(ValueError, match="names no count, colour or background"):
         _ = Attributes("dog").category
+
+
+@pytest.mark.parametrize(
+    "prompt, said",
+    [("A red dog", "^the prompt 'A red dog' is not in the study's form: write 'A red colored dog'$"),
+     ("Two dog", "write 'Two dogs'$"), ("one dogs", "write 'One dog'$"), ("An dog in the sea", "write 'A dog in the sea'$"),
+     ("A apple on the moon", "write 'An apple on the moon'$"), ("dog in the forest", "write 'A dog in the forest'$"),
+     ("Two blue dogs in the Forest.", "write 'Two blue dogs in the forest'$"), ("Two  blue dogs", "write 'Two blue dogs'$"),
+     (" Two dogs", "write 'Two dogs'$"), ("Two blue colored dogs", "write 'Two blue dogs'$"),
+     ("a dog", "^the prompt 'a dog' names no count, colour or place: write for instance 'A dog in the forest'$"),
+     ("An dog", "names no count"), ("An orange", "names no count"), ("Seven dogs", "unknown colour or count 'seven'"),
+     ("Two blue dogs in the kitchen", "unknown place"), ("Two blue unicorns", "unknown object"),
+     ("", "cannot read"),
+     (42, "^the prompt 42 is no text: write it in quotes, such as 'Two blue"), (None, "is no text"), (["A"], "is no text")],
+)  # fmt: skip
+def test_a_prompt_in_another_form_is_refused_with_the_form_that_is_right(prompt, said):
+    with pytest.raises(ValueError, match=said) as refusal:
+        checked(prompt)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_prompt_in_the_studys_form_is_taken_whatever_its_capitals():
+    for prompt in (*GRID[::7], *evaluation_prompts(), *selection_prompts()):
+        assert checked(prompt) == checked(prompt.lower()) == parse(prompt)
 
 
 # ---- the web corpus ---------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def test_a_quality_figure_replaces_its_older_self_and_the_list_is_sorted(reports
         put(name, value=0.2 if name == "alpha" else 0.1)
     put("zeta", value=0.15)
     put("zeta", value=30.2, low=None, high=None, size="full")
-    entries = json.loads((reports / "quality.json").read_text())
+    entries = json.loads((reports / "quality.json").read_text("utf-8"))
     assert [(e["name"], e["size"], e["value"]) for e in entries] == [
         ("alpha", "laptop", 0.2), ("zeta", "full", 30.2), ("zeta", "laptop", 0.15),
     ]  # fmt: skip
@@ -99,7 +99,7 @@ def test_the_readme_gets_its_values_once(tmp_path):
     values = report.readme_values("laptop")
     assert report.fill_readme(readme, values) is True
     assert report.fill_readme(readme, values) is False
-    assert readme.read_text() == (
+    assert readme.read_text("utf-8") == (
         "Up <!-- value:gain_percent -->12.7 % [2.0, 23.4]<!-- /value --> "
         "(<!-- value:gain_points -->+12.7 points [2.0, 23.4]<!-- /value -->), "
         "<!-- value:minutes_05_tuning -->15.5<!-- /value --> of "
@@ -130,7 +130,7 @@ def test_a_readme_marker_that_cannot_be_filled_is_an_error(tmp_path, text, why):
     readme.write_text(text)
     with pytest.raises(ValueError, match=why):
         report.fill_readme(readme, {"gain": "1"})
-    assert readme.read_text() == text
+    assert readme.read_text("utf-8") == text
 
 
 def test_a_smoke_run_leaves_the_readme_alone(monkeypatch):

@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import nbformat
 import pytest
+import torch
 
 from lib.paths import ROOT
 
@@ -67,8 +69,49 @@ def test_other_wrong_requests_are_refused_before_anything_runs(run, tmp_path):
     assert refused(run(good, sizeless, "--size", "smoke"), "sizeless.ipynb", "size")
     assert refused(run(good, "--size", "smoke", "-p", "images"), "NAME=VALUE")
     assert refused(run(good, "--size", "smoke", "-p", "size=full"), "--size")
+    assert refused(run(good, "--size", "smoke", "-p", "images=4", "-p", "images=5"), "twice")
     assert refused(run("--size", "smoke"), "NOTEBOOK")
     assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize(
+    "name, given, words",
+    [("04_reward_ablations", "flipped=0,4", ("flipped = (0, 4)", "a number in (0, 0.5], such as 0.2")),
+     ("04_reward_ablations", "flipped='0.2'", ("flipped = '0.2'", "a number")),
+     ("04_reward_ablations", "shares=[0.5,0.5]", ("[0.5, 0.5]", "no value twice")),
+     ("06_alignment_against_fidelity", "draws=2.5", ("draws = 2.5", "a whole number in [2, 1000], such as 20")),
+     ("05_fine_tuning", "betas=[]", ("betas = []", "a list of one or more numbers")),
+     ("03_reward_learning", "temperature=True", ("temperature = True", "a number")),
+     ("07_rejection_sampling", "noise=1e999", ("noise = inf", "a number in [0, 10]")),
+     ("09_preference_adaptation", "ablations=['rank 5']", ("['rank 5']", "one of no non-preferred", "rank 4")),
+     ("00_start_here", "prompt=A red dog", ("'A red dog'", "'A red colored dog'"))],
+)  # fmt: skip
+def test_a_parameter_out_of_its_domain_is_refused_before_the_first_cell(name, given, words, capsys):
+    from lib import run as runner
+
+    assert runner.main([str(ROOT / "notebooks" / f"{name}.ipynb"), "--size", "smoke", "-p", given]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and all(word in said.err for word in (name, *words)), said.err
+
+
+def test_a_parameter_without_a_domain_takes_what_is_of_its_type_and_an_edited_default_is_checked_too(run, tmp_path):
+    toy = notebook(tmp_path, "toy")
+    assert run(toy, "--size", "smoke", "--check", "-p", "images=5").returncode == 1
+    for wrong in ("images=2.5", "images=many", "images=True", "images=1,2"):
+        assert refused(run(toy, "--size", "smoke", "-p", wrong), "images", "a whole number", "such as 3")
+    edited = notebook(tmp_path, "edited", parameters='size = "laptop"  # size\nshare = 1.5  # of labels, in (0, 1]')
+    assert refused(run(edited, "--size", "smoke"), "edited.ipynb", "share = 1.5 is not a number in (0, 1]")
+    broken = notebook(tmp_path, "broken", parameters='size = "laptop"  # size\nshares = [0.5  # open')
+    assert refused(run(broken, "--size", "smoke"), "broken.ipynb", "the parameters cell, line 2")
+    assert not (tmp_path / "reports").exists()
+
+
+def test_a_dict_that_gives_a_key_twice_is_refused_before_the_first_cell(run, tmp_path):
+    good = notebook(tmp_path, "good", '{"T = 0.5": 1} | {"T = 0.5": 2}', "%matplotlib inline")
+    assert run(good, "--size", "smoke", "--check").returncode == 1
+    for cell, key in (('x = {"T = 0.5": 1, "T = 0.5": 2}', "'T = 0.5'"), ("y = [{1: 'a', 1: 'b'}]", "1")):
+        wrong = notebook(tmp_path, "wrong", "1 + 1", cell)
+        assert refused(run(wrong, "--size", "smoke"), "wrong.ipynb", f"the key {key} twice"), cell
 
 
 def test_a_failing_cell_is_named_and_stops_the_rest(run, tmp_path):
@@ -94,8 +137,8 @@ def test_only_what_is_stale_is_run(run, tmp_path):
     assert run(*at_smoke, "--check").returncode == 1
     first = run(*at_smoke)
     assert first.returncode == 0 and stale in first.stdout, first.stderr
-    assert json.loads(result_file.read_text())["rows"] == {"images": 3}
-    assert [t["notebook"] for t in json.loads((reports / "timings.json").read_text())] == ["toy"]
+    assert json.loads(result_file.read_text("utf-8"))["rows"] == {"images": 3}
+    assert [t["notebook"] for t in json.loads((reports / "timings.json").read_text("utf-8"))] == ["toy"]
 
     before = {p: p.stat().st_mtime_ns for p in reports.rglob("*")}
     assert run(*at_smoke).stdout == fresh
@@ -108,7 +151,7 @@ def test_only_what_is_stale_is_run(run, tmp_path):
 
     changed = run(*at_smoke, "-p", "images=5")
     assert stale in changed.stdout
-    assert json.loads(result_file.read_text())["rows"] == {"images": 5}
+    assert json.loads(result_file.read_text("utf-8"))["rows"] == {"images": 5}
     assert run(*at_smoke, "--check").returncode == 1
 
     notebook(tmp_path, "toy", WRITES, "size")
@@ -138,22 +181,59 @@ def test_code_and_data_decide_freshness(tmp_path, monkeypatch):
     toy = notebook(tmp_path, "toy")
     for folder in ("lib", "data/models/mini", "data/labels"):
         (tmp_path / folder).mkdir(parents=True)
-    for name, folder in {"ROOT": "", "DATA": "data", "MODELS": "data/models"}.items():
+    for name, folder in {"ROOT": "", "DATA": "data"}.items():
         monkeypatch.setattr(runner, name, tmp_path / folder)
     seen = [runner.fingerprint(toy, {}, "smoke")]
     for file, text in [
-        ("lib/world.py", "x = 1"), ("lib/world.py", "x = 2"), ("data/labels/people.parquet", "1"),
-        ("data/models/mini/SHA256SUMS", "ab  unet"),
+        ("lib/world.py", "x = 1"), ("lib/world.py", "x = 2"), ("lib/part/deep.py", "x = 1"),
+        ("pretrain/reading.py", "x = 1"), ("data/labels/people.parquet", "1"), ("data/labels/people.parquet", "2"),
+        ("data/models/mini/SHA256SUMS", "ab  unet"), ("data/models/mini/unet.safetensors", "1"),
+        ("data/sprites/dog.png", "1"), ("data/sprites/dog.png", "2"), ("data/claims.toml", "x = 1"),
     ]:  # fmt: skip
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(text)
         seen.append(runner.fingerprint(toy, {}, "smoke"))
     assert len(set(seen)) == len(seen)
     (tmp_path / "lib/world.py").write_text('"""A docstring."""\nx = 2  # a comment')
     (tmp_path / "lib/run.py").write_text("the runner's own code shows in no result")
+    (tmp_path / "data/README.md").write_text("neither does this")
     assert runner.fingerprint(toy, {}, "smoke") == seen[-1]
     assert runner.fingerprint(toy, {}, "laptop") != seen[-1]
     number, text = (runner.fingerprint(toy, {"images": value}, "smoke") for value in (3, "3"))
     assert number != text
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "matplotlib", "pandas"])
+def test_another_version_of_a_library_makes_a_notebook_stale(library, tmp_path, monkeypatch):
+    from lib import run as runner
+
+    toy = notebook(tmp_path, "toy")
+    before, versions = runner.fingerprint(toy, {}, "smoke"), runner.versions
+    monkeypatch.setattr(runner, "versions", lambda names: versions(names) | {library: "0.1"})
+    assert library in versions((*runner.COMPUTING, *runner.DRAWING)) and runner.fingerprint(toy, {}, "smoke") != before
+
+
+@pytest.mark.parametrize("setting", ["STUDY_BFLOAT16", "STUDY_SEED"])
+def test_another_setting_of_the_study_makes_a_notebook_stale(setting, tmp_path, monkeypatch):
+    from lib import run as runner
+
+    toy = notebook(tmp_path, "toy")
+    monkeypatch.delenv(setting, raising=False)
+    before = runner.fingerprint(toy, {}, "smoke")
+    monkeypatch.setenv(setting, "1")
+    assert runner.fingerprint(toy, {}, "smoke") != before
+
+
+@pytest.mark.parametrize("name", ["claims.json", "notebooks/toy.ipynb", "figures/drawn.png"])
+def test_whatever_a_notebook_wrote_makes_it_stale_when_it_is_altered(name, run, tmp_path):
+    draws = "from lib import figures\nfigures.save(figures.plt.figure(), 'drawn', size)"
+    says = "from lib.cache import save_json\nfrom lib.paths import reports\nsave_json(reports(size) / 'claims.json', [1])"
+    toy = notebook(tmp_path, "toy", draws, says)
+    assert run(toy, "--size", "smoke").returncode == 0
+    assert run(toy, "--size", "smoke", "--check").returncode == 0
+    with open(tmp_path / "reports" / "smoke" / name, "ab") as file:
+        file.write(b" ")
+    assert run(toy, "--size", "smoke", "--check").stdout == "stale toy\n"
 
 
 def test_a_quality_figure_that_was_altered_makes_its_notebook_stale(run, tmp_path):
@@ -162,7 +242,7 @@ def test_a_quality_figure_that_was_altered_makes_its_notebook_stale(run, tmp_pat
     run(toy, "--size", "smoke")
     assert run(toy, "--size", "smoke", "--check").returncode == 0
     figures = tmp_path / "reports" / "smoke" / "quality.json"
-    figures.write_text(figures.read_text().replace("0.1", "0.15"))
+    figures.write_text(figures.read_text("utf-8").replace("0.1", "0.15"))
     assert run(toy, "--size", "smoke", "--check").returncode == 1
 
 
@@ -182,3 +262,62 @@ def test_the_kernel_is_this_interpreter_whatever_stands_in_the_users_home(run, t
     }
     result = run(notebook(tmp_path, "toy", *cells), "--size", "smoke", cwd=tmp_path, **theirs)
     assert result.returncode == 0, result.stderr
+
+
+# ---- before anything is computed ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variable", ["STUDY_REPORTS", "STUDY_CACHE"])
+@pytest.mark.parametrize("place", ["/proc/nowhere", "file/below", "file"])
+def test_where_nothing_can_be_written_it_is_said_at_once(variable, place, run, tmp_path):
+    (tmp_path / "file").touch()
+    result = run(notebook(tmp_path, "toy"), "--size", "smoke", **{variable: str(tmp_path / place)})
+    assert refused(result, "cannot write to", place, variable), result.stderr
+
+
+def test_hours_of_work_are_not_started_unasked(run, tmp_path):
+    toy = notebook(tmp_path, "toy", parameters='size = "laptop"  # one of smoke, laptop or full')
+    result = run(toy, "--size", "full")
+    if torch.cuda.is_available():
+        assert result.returncode == 0
+        return
+    assert refused(result, "size full takes about 286 hours", "no GPU", "--patient", "PATIENCE=1"), result.stderr
+    assert run(toy, "--size", "full", "--patient").returncode == 0
+    assert run(toy, "--size", "full").stdout == "fresh toy\n"  # nothing to do, nothing to ask
+
+
+@pytest.mark.parametrize("answer, starts", [("y", True), ("Yes", True), ("", False), ("n", False), ("maybe", False)])
+def test_somebody_at_a_terminal_is_asked(answer, starts, monkeypatch):
+    from lib import run as runner
+
+    monkeypatch.setattr(runner, "has_gpu", lambda: False)
+    monkeypatch.setattr(runner.sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or answer)
+    if starts:
+        runner.ask_for_patience("full", patient=False)
+    else:
+        with pytest.raises(runner.Refused, match="^not started$"):
+            runner.ask_for_patience("full", patient=False)
+    assert len(asked) == 1 and "286 hours" in asked[0]
+    for size, patient, gpu in (("laptop", False, False), ("full", True, False), ("full", False, True)):
+        monkeypatch.setattr(runner, "has_gpu", lambda gpu=gpu: gpu)
+        runner.ask_for_patience(size, patient)
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    "reader, first", [("07_rejection_sampling", "05_fine_tuning"), ("06_alignment_against_fidelity", "05_fine_tuning")]
+)
+def test_a_notebook_whose_results_are_not_there_names_the_one_to_run_first(reader, first, run):
+    result = run(f"notebooks/{reader}.ipynb", "--size", "smoke")
+    (said,) = [line for line in result.stderr.splitlines() if line.startswith("run: ")]
+    assert result.returncode == 1 and f"run notebook {first} first" in said, result.stderr
+
+
+def test_a_kernel_that_starts_in_another_folder_takes_relative_folders_for_the_same(run, tmp_path):
+    says = "from lib.paths import CACHE, reports\nassert CACHE.parent == reports(size).parent.parent, (CACHE, reports(size))"
+    result = run(notebook(tmp_path, "toy", says), "--size", "smoke", cwd=tmp_path, STUDY_REPORTS="out", STUDY_CACHE="kept",
+                 PYTHONPATH=str(ROOT))  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out" / "smoke" / "notebooks" / "toy.ipynb").exists() and (tmp_path / "kept").is_dir()

@@ -106,7 +106,7 @@ def stage_of(prompts, numbers, stream="labelled", load=object):
     return sampling.sampled(load, {"base": "d1"}, prompts, numbers, stream, guidance_scale=3.0, steps=4)
 
 
-def test_a_killed_stage_goes_on_to_the_images_of_an_undisturbed_one(tmp_path, monkeypatch):
+def test_a_killed_stage_goes_on_to_the_images_of_an_undisturbed_one(tmp_path, monkeypatch, patched):
     prompts, numbers = PROMPTS * 220, list(range(1100))  # three parts: 512, 512, 76
     parts = []
 
@@ -131,7 +131,7 @@ def test_a_killed_stage_goes_on_to_the_images_of_an_undisturbed_one(tmp_path, mo
     assert sorted(p.name for p in whole.path.iterdir()) == ["images.safetensors", "index.parquet", "manifest.json"]
 
 
-def test_a_stage_knows_the_prompt_number_and_digest_of_each_image(empty_cache, monkeypatch):
+def test_a_stage_knows_the_prompt_number_and_digest_of_each_image(empty_cache, monkeypatch, patched):
     monkeypatch.setattr(sampling, "sample", drawn_from)
     shown = sampling.load_images(stage_of(PROMPTS, [0, 0, 0, 0, 1]))
     assert shown.prompts == PROMPTS and shown.numbers == [0, 0, 0, 0, 1] and len(shown) == 5
@@ -140,17 +140,22 @@ def test_a_stage_knows_the_prompt_number_and_digest_of_each_image(empty_cache, m
     np.testing.assert_array_equal(shown.pixels[0], pixels[0])
 
 
-def test_a_stage_made_before_loads_no_model(empty_cache, monkeypatch):
+def test_a_stage_made_before_loads_no_model(empty_cache, monkeypatch, patched):
     monkeypatch.setattr(sampling, "sample", drawn_from)
-    first = stage_of(PROMPTS, range(5))
-    again = stage_of(PROMPTS, range(5), load=lambda: pytest.fail("loaded again"))
+    loaded = []
+
+    def load():
+        loaded.append(1)
+
+    first, again = (stage_of(PROMPTS, range(5), load=load) for _ in range(2))
+    assert len(loaded) == 1
     other = stage_of(PROMPTS, range(5), stream="evaluation")
     assert again == first and other.digest != first.digest
     a, b = (load_arrays(x.path / "images.safetensors")["pixels"] for x in (first, other))
     assert (a != b).any(axis=(1, 2, 3)).all()  # another stream is other noise for every image
 
 
-def test_a_part_holds_the_first_images_of_each_prompt_as_they_were_drawn(empty_cache, monkeypatch):
+def test_a_part_holds_the_first_images_of_each_prompt_as_they_were_drawn(empty_cache, monkeypatch, patched):
     monkeypatch.setattr(sampling, "sample", drawn_from)
     made = stage_of(PROMPTS, [0, 1, 0, 0, 1])
     whole, part = sampling.load_images(made), sampling.load_images(sampling.numbered_below(made, 1))

@@ -147,7 +147,7 @@ def test_pairs_are_made_within_a_prompt_only_and_without_unranked_items():
     scores = [[5.0, 4.0, 3.0], [1.0, 2.0, 0.0]]
     ranks = [[1, 2, 3], [1, 2, _]]
     assert pairwise_accuracy(scores, ranks, return_pairs=True) == (pytest.approx(3 / 4), 4)
-    with pytest.raises(ValueError, match="no score"):
+    with pytest.raises(ValueError, match="^1 of 2 values of scores of ranked items are NaN"):
         pairwise_accuracy([1, _], [1, 2])
     with pytest.raises(ValueError, match="no pair"):
         pairwise_accuracy([1, 2], [1, 1])

@@ -213,6 +213,27 @@ def test_feedback_is_each_images_first_label_with_who_gave_it(labelled):
     np.testing.assert_array_equal(labelled.targets(None, labelled.labels), [1, 0, np.nan, 1, 1])
 
 
+def test_an_image_that_nobody_labelled_has_no_label_and_the_others_keep_theirs(labelled):
+    labelled.labels = labelled.labels[labelled.labels.image != "a"]
+    np.testing.assert_array_equal(labelled.feedback[0], [np.nan, 0, 0.5, 1, np.nan])
+    np.testing.assert_array_equal(labelled.targets(None, labelled.labels), [np.nan, 0, np.nan, 1, 1])
+
+
+@pytest.mark.parametrize(
+    "change, why",
+    [(lambda t: t.assign(image=t.image.str.upper()), "^6 of 6 labels .* 'E' for 't': .* with capital letters"),
+     (lambda t: t.assign(image=t.image + ".png"), "^6 of 6 labels .* 'e.png' for 't': that is the name of a file"),
+     (lambda t: t.assign(prompt=t.prompt.replace("q", "q.")), "^2 of 6 labels .* another prompt, want 'q' to the letter"),
+     (lambda t: t.assign(image=t.image.replace("c", "9")), "^1 of 6 labels .* '9' for 'r': that is no digest of an image"),
+     (lambda t: t.assign(label=t.label.replace("bad", "Bad")), "^unknown label 'Bad' in row 2: one of good, bad, skip$")],
+)  # fmt: skip
+def test_labels_that_match_no_image_are_refused_before_anything_learns_from_them(labelled, change, why):
+    labelled.labels = change(labelled.labels)
+    for learn in (lambda: labelled.feedback, lambda: labelled.targets(None, labelled.labels)):
+        with pytest.raises(ValueError, match=why):
+            learn()
+
+
 def test_rewards_are_known_by_labels_and_raters_and_take_the_sizes_epochs(labelled, monkeypatch):
     calls = []
     monkeypatch.setattr(reward, "ensemble", lambda seeds, spec, *args, inputs: calls.append((seeds, spec, inputs)) or [])
