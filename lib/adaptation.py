@@ -98,7 +98,7 @@ def select(
                 "`prompts`, `images` or `unlabelled` of the size (lib/config.py)"
             )
         if passing < fewest:
-            print(f"{kind}: {passing} prompts are above {threshold:g} / n, so the surest {fewest} are taken")
+            print(f"{kind}: {passing} of {len(kept)} prompts pass {threshold:g} / n, so the surest {fewest} are taken")
         if not (chosen := sorted(kept, key=lambda k: (-k[0], k[1]))[: max(passing, fewest)]):
             raise ValueError(f"no prompt's images differ enough: none above {threshold:g} / n")
         out.append(np.array(sorted(row for _, row in chosen)))

@@ -73,7 +73,7 @@ def test_where_few_prompts_pass_the_surest_are_taken_and_where_few_are_there_it_
     best, worst = select(scores, texts, usable, fewest=2)
     assert best.tolist() == [0, 12] and len(worst) == 2 and not set(best) & set(worst)
     said = capsys.readouterr().out
-    assert "preferred: 1 prompts are above 2 / n, so the surest 2 are taken\n" in said
+    assert "preferred: 1 of 4 prompts pass 2 / n, so the surest 2 are taken\n" in said
     assert select(scores, texts, usable, threshold=3.9, fewest=3)[0].tolist() == [0, 4, 12]
     assert select(scores, texts, usable, threshold=1.0, fewest=2)[0].tolist() == [0, 4, 8, 12]
     with pytest.raises(ValueError, match="^4 prompts have 4 usable images whose scores differ, want 5 or more: raise"):
