@@ -18,7 +18,7 @@ import sysconfig
 ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 OLDEST = (3, 11)
 ISOLATED = ["-I", "-X", "utf8"]
-ELSEWHERE = "name another place for the environment, as in: make VENV=/tmp/venv"
+ELSEWHERE = "name another place for the environment, as in: make VENV=/some/folder/venv"
 APT = "on Debian and Ubuntu, apt install python3-venv"
 LINE = re.compile(r'([\w.-]+)==([\w.]+)(?: ; (sys_platform|python_version) == "([\w.]+)")?')
 
