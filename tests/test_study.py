@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import finetune, models, prompts, reward, sampling, study, votes
+from lib import config, finetune, models, prompts, reward, sampling, study, votes
 from lib.cache import Artifact, digest_of
 from lib.config import SIZES
 from lib.finetune import FinetuneSpec
@@ -315,6 +315,15 @@ def test_other_weightings_change_the_weights_alone_and_keep_their_mean(tuned):
     torch.testing.assert_close(tuned("thresholded r").model.weight, torch.tensor([0, 0, 0, 0, 4 / 3, 0, 4 / 3, 4 / 3]))
     steep = tuned("exponential r").model.weight
     assert (steep[4] / steep[0]).log().item() == pytest.approx(4 * 0.9, rel=1e-4)
+
+
+def test_the_work_of_a_size_counts_the_arms_and_settings_that_are_trained():
+    book = json.loads((ROOT / "notebooks" / "05_fine_tuning.ipynb").read_text("utf-8"))
+    (cell,) = [c for c in book["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    given = {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse("".join(cell["source"])).body}
+    assert config.TRAINED == len(ARMS) and config.TRIED == len(given["learning_rates"]) * len(given["betas"])
+    assert config.unet_runs({"to label": 3, "trained on": 2}) == 3 * 2 * config.SAMPLING_STEPS + 2 * 3
+    assert config.cpu_hours("smoke") < config.cpu_hours("laptop") == config.LAPTOP_HOURS < config.cpu_hours("full")
 
 
 def test_an_unknown_arm_or_size_is_refused(tuned):
