@@ -29,14 +29,14 @@ help:  ## this list
 	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' Makefile
 
 env:  ## .venv with the exact versions of requirements.lock, and nothing else (VENV=folder: elsewhere)
-	@"$(or $(ANY),$(error $(NONE)))" -I lib/environment.py "$(VENV)"
+	@"$(or $(ANY),$(error $(NONE)))" -I lib/desk/environment.py "$(VENV)"
 
 test: env  ## the tests (15 minutes or less)
 	$(RUN) -m pytest -q tests
 
 reproduce: env  ## run the stale notebooks, redraw their figures (SIZE=smoke, laptop or full)
-	$(RUN) -m lib.run $(NOTEBOOKS) --size "$(SIZE)"$(if $(PATIENCE), --patient)
-	$(RUN) -m lib.report --size "$(SIZE)"
+	$(RUN) -m lib.desk.run $(NOTEBOOKS) --size "$(SIZE)"$(if $(PATIENCE), --patient)
+	$(RUN) -m lib.desk.readme --size "$(SIZE)"
 
 smoke:  ## reproduce at the smallest size, into reports/smoke
 	$(MAKE) reproduce SIZE=smoke
@@ -48,22 +48,22 @@ notebook: env  ## JupyterLab on notebooks/
 	$(LAB) notebooks/
 
 report: env  ## a site of the executed notebooks, reports/site/index.html
-	$(RUN) -m lib.site --size "$(SIZE)"
+	$(RUN) -m lib.desk.site --size "$(SIZE)"
 
 browser: env  ## the site's pages and, in JupyterLab, notebook 04 with an edit, in headless Chromium
 	$(RUN) tests/browser.py
 
 export: env  ## a trained model into a folder (MODEL=name TO=folder; without them: what there is)
-	$(RUN) -m lib.export $(if $(MODEL),"$(MODEL)") $(if $(TO),"$(TO)") --size "$(SIZE)"
+	$(RUN) -m lib.desk.export $(if $(MODEL),"$(MODEL)") $(if $(TO),"$(TO)") --size "$(SIZE)"
 
 bench: env  ## speed of rendering, sampling, learning a reward and fine-tuning on this machine
-	$(RUN) -m lib.bench
+	$(RUN) -m lib.desk.bench
 
 pretrain: env  ## train the shipped models again (BUDGET=minutes)
 	$(RUN) -m pretrain $(if $(BUDGET),--minutes "$(BUDGET)")
 
 stale: env  ## name the notebooks that reproduce would run
-	$(RUN) -m lib.run --check $(NOTEBOOKS) --size "$(SIZE)"
+	$(RUN) -m lib.desk.run --check $(NOTEBOOKS) --size "$(SIZE)"
 
 lint: env  ## ruff
 	$(RUN) -m ruff check .

@@ -1,7 +1,10 @@
-"""The shared code of the study, read in this order:
+"""The shared code of the study. Packages import one way only, each from those above it; read them in this order:
 
-paths, source, memory, cache; checks, domains, seeds, config, precision; world, prompts, web, models, sampling, panel,
-labels, perturbed, reward, finetune, metrics, stats, votes, rejection, choices, preference, checkpoint, adaptation,
-preference_stages, study, ahead; ablation, figures, report, claims, site, export, parameters, fence, run, bench;
-environment, which make runs before all of them.
+ground    where things are, what is kept and how: paths, sizes, seeds, source, memory, cache, checkpoint, precision, stats
+world     the emoji world and its language: scenes, prompts, perturbed, web
+images    from prompts to images and what is measured in them: networks, models, sampling, embedding, metrics
+feedback  who judges them: judges, labels, panel, votes, taste, choices
+methods   what is learnt from that: reward, finetune, rejection, preference, adaptation; ablation
+study     the stages that notebooks ask for by name: common, lee (LeeStudy), wu (WuStudy); ahead
+desk      what leaves a notebook: figures, charts, report, claims; run, readme, site, export, bench, environment
 """

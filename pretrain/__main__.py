@@ -8,7 +8,7 @@ import argparse
 import subprocess
 import sys
 
-from lib.models import write_sums
+from lib.images.models import write_sums
 
 # Share of the time budget by step; each step is a process of its own, so that memory is given back.
 STEPS = (

@@ -12,10 +12,11 @@ from open_clip.model import CLIP
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from lib.paths import MODELS
-from lib.precision import DEVICE, autocast
-from lib.prompts import Attributes, web_pair, write
-from lib.world import BACKGROUNDS, COLOURS, OBJECTS, render
+from lib.ground.paths import MODELS
+from lib.ground.precision import DEVICE, autocast
+from lib.world.prompts import Attributes, write
+from lib.world.scenes import BACKGROUNDS, COLOURS, OBJECTS, render
+from lib.world.web import web_pair
 from pretrain.common import halve, spent, train, write_card
 from pretrain.vae import HELD_OUT, random_scene
 
@@ -185,7 +186,7 @@ def main(minutes: float | None = None) -> None:
     found = probes(clip, encoder.to(DEVICE), tokenizer)
     write_card(sd / "text_encoder", {
         "model": f"CLIPTextModel: text 4 x 128, {CONTEXT} tokens, learnt contrastively beside a ViT",
-        "data": "web corpus (lib/prompts.py web_pair), noisy captions; every other batch of four objects",
+        "data": "web corpus (lib/world/prompts.py web_pair), noisy captions; every other batch of four objects",
         "batch": BATCH, "seed": 1, **spent("clip"), "linear probes, held-out accuracy": found,
     })  # fmt: skip
 

@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
-from lib import checkpoint
-from lib.paths import CACHE
-from lib.precision import DEVICE, FAST_BFLOAT16
+from lib.ground import checkpoint
+from lib.ground.paths import CACHE
+from lib.ground.precision import DEVICE, FAST_BFLOAT16
 
 
 def orthogonalise(matrix: torch.Tensor, iterations: int = 5) -> torch.Tensor:

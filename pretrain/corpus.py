@@ -5,8 +5,8 @@ import sys
 import torch
 from diffusers import AutoencoderKL
 
-from lib.paths import MODELS
-from lib.precision import DEVICE
+from lib.ground.paths import MODELS
+from lib.ground.precision import DEVICE
 from pretrain.unet import corpus_chunk
 
 if __name__ == "__main__":

@@ -8,13 +8,15 @@ import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from lib.judges import COLOUR_CLASSES, HEADS, FeatureNet, Judge, StridedTrunk, look, truth
-from lib.paths import CACHE, MODELS
-from lib.precision import DEVICE, autocast
-from lib.prompts import Attributes, write
-from lib.sampling import decode, encode, encode_texts, to_pixels
-from lib.world import BAD_KINDS, NATURAL, Scene, render, render_bad
+from lib.feedback.judges import look, truth
+from lib.ground.paths import CACHE, MODELS
+from lib.ground.precision import DEVICE, autocast
+from lib.images.networks import COLOUR_CLASSES, HEADS, FeatureNet, Judge, StridedTrunk
+from lib.images.sampling import decode, encode, encode_texts, to_pixels
+from lib.world.prompts import Attributes, write
+from lib.world.scenes import NATURAL, Scene, render
 from pretrain.common import halve, spent, train, write_card
+from pretrain.spoiled import BAD_KINDS, render_bad
 from pretrain.vae import HELD_OUT, random_scene
 
 BATCH = 128

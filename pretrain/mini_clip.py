@@ -17,13 +17,14 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from lib.adaptation import PREFIX
-from lib.judges import COLOUR_CLASSES, HEADS
-from lib.paths import MODELS
-from lib.precision import DEVICE, autocast
-from lib.prompts import PLACES, Attributes, phrase, web_pair, write
-from lib.sampling import to_pixels
-from lib.world import BACKGROUNDS, OBJECTS, STYLES, render
+from lib.ground.paths import MODELS
+from lib.ground.precision import DEVICE, autocast
+from lib.images.networks import COLOUR_CLASSES, HEADS
+from lib.images.sampling import to_pixels
+from lib.methods.adaptation import PREFIX
+from lib.world.prompts import PLACES, Attributes, write
+from lib.world.scenes import BACKGROUNDS, OBJECTS, STYLES, render
+from lib.world.web import phrase, web_pair
 from pretrain.clip import BATCH, contrastive_loss, make_clip, model_config, probes, take_text_encoder, tokens
 from pretrain.common import halve, spent, train, write_card
 from pretrain.judges import UNKNOWN, labelled, worn

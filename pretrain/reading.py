@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from lib import labels, models, prompts
-from lib.config import GUIDANCE_SCALE, SAMPLING_STEPS
-from lib.paths import DATA
-from lib.sampling import image_digest, sample, seed_of
+from lib.feedback import labels
+from lib.ground.paths import DATA
+from lib.ground.sizes import GUIDANCE_SCALE, SAMPLING_STEPS
+from lib.images import models
+from lib.images.sampling import image_digest, sample, seed_of
+from lib.world import prompts
 
 FOLDER = DATA / "labels"
 ROWS, COLUMNS = 10, 20

@@ -7,7 +7,7 @@ and errs in other ways. To be run between the two phases of `pretrain.unet`.
 import json
 import shutil
 
-from lib.paths import MODELS
+from lib.ground.paths import MODELS
 from pretrain.common import write_card
 
 FOLDER = MODELS / "mini-second"

@@ -19,12 +19,12 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from lib.adaptation import OTHER_PREFIX, PREFIX
-from lib.finetune import noise_levels
-from lib.paths import CACHE, MODELS
-from lib.precision import DEVICE, FAST_BFLOAT16, autocast
-from lib.prompts import exact_caption, web_pair
-from lib.world import render
+from lib.ground.paths import CACHE, MODELS
+from lib.ground.precision import DEVICE, FAST_BFLOAT16, autocast
+from lib.methods.adaptation import OTHER_PREFIX, PREFIX
+from lib.methods.finetune import noise_levels
+from lib.world.scenes import render
+from lib.world.web import exact_caption, web_pair
 from pretrain.clip import tokens
 from pretrain.common import halve, processes, spent, train, write_card
 
@@ -137,7 +137,7 @@ def save(unet, vae, encoder, tokenizer, runs: list[dict]) -> None:
     halve(folder / "unet" / "diffusion_pytorch_model.safetensors")
     write_card(folder / "unet", {
         "model": "UNet2DConditionModel on 8 x 8 x 16 latents, v-prediction, cosine schedule",
-        "data": f"{CORPUS} pairs of the web corpus (lib/prompts.py, CaptionNoise defaults), and exact captions",
+        "data": f"{CORPUS} pairs of the web corpus (lib/world/prompts.py, CaptionNoise defaults), and exact captions",
         "caption dropout": CAPTION_DROPOUT, "seed": 2, "runs, one after the other": runs,
     })  # fmt: skip
 

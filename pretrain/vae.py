@@ -5,10 +5,11 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from lib.paths import MODELS
-from lib.precision import DEVICE, autocast
-from lib.world import BACKGROUNDS, BAD_KINDS, COLOURS, OBJECTS, STYLES, Scene, render, render_bad
+from lib.ground.paths import MODELS
+from lib.ground.precision import DEVICE, autocast
+from lib.world.scenes import BACKGROUNDS, COLOURS, OBJECTS, STYLES, Scene, render
 from pretrain.common import halve, processes, spent, train, write_card
+from pretrain.spoiled import BAD_KINDS, render_bad
 
 BATCH = 16
 # Lightness, red against blue, green against both: orthonormal, colour weighted three times (in squares) as lightness,

@@ -11,15 +11,15 @@ os.environ["STUDY_CACHE"] = OWN.name  # before `lib` is imported: the checkout m
 for name in ("STUDY_REPORTS", "STUDY_SEED"):  # not STUDY_BFLOAT16: the tests hold in either precision
     os.environ.pop(name, None)
 
-from lib.fence import fence  # noqa: E402
+from lib.desk.fence import fence  # noqa: E402
 
 fence()  # the tests of one user are those of another
 os.environ["MPLBACKEND"] = "agg"
 
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel  # noqa: E402
 
-from lib import cache  # noqa: E402
-from lib.paths import MODELS  # noqa: E402
+from lib.ground import cache  # noqa: E402
+from lib.ground.paths import MODELS  # noqa: E402
 
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits, and for long where another process holds its core
 

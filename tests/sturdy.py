@@ -22,7 +22,7 @@ def run(folder: Path, bfloat16: int, threads: int, seed: int) -> str | None:
     own = {"STUDY_BFLOAT16": str(bfloat16), "STUDY_SEED": str(seed), "OMP_NUM_THREADS": str(threads),
            "STUDY_CACHE": str(folder / "cache"), "STUDY_REPORTS": str(folder / "reports")}  # fmt: skip
     notebooks = sorted(str(p) for p in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
-    command = [sys.executable, "-m", "lib.run", *notebooks, "--size", "smoke"]
+    command = [sys.executable, "-m", "lib.desk.run", *notebooks, "--size", "smoke"]
     result = subprocess.run(
         command, cwd=ROOT, env=os.environ | own, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )  # fmt: skip

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lib import ablation, reward, sampling
-from lib.ablation import (
+from lib.images import sampling
+from lib.methods import ablation, reward
+from lib.methods.ablation import (
     HeldOut,
     calibrated,
     calibration_error,

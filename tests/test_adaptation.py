@@ -9,16 +9,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib import adaptation, choices, finetune, preference_stages, prompts, sampling
-from lib.adaptation import AdaptationSpec, adapt, near_uniform, select
-from lib.cache import Artifact
-from lib.choices import TasteSpec
-from lib.config import SIZES
-from lib.finetune import Pairs
-from lib.preference import PreferenceSpec
-from lib.preference_stages import ADAPTATIONS, PreferenceStages
-from lib.study import Study
-from lib.world import SEEN
+from lib.feedback import choices
+from lib.feedback.taste import TasteSpec
+from lib.ground.cache import Artifact
+from lib.ground.sizes import SIZES
+from lib.images import sampling
+from lib.methods import adaptation, finetune
+from lib.methods.adaptation import AdaptationSpec, adapt, near_uniform, select
+from lib.methods.finetune import Pairs
+from lib.methods.preference import PreferenceSpec
+from lib.study import wu
+from lib.study.wu import ADAPTATIONS, WuStudy
+from lib.world import prompts
+from lib.world.scenes import SEEN
 
 SPEC = AdaptationSpec(rank=4, updates=5, batch=(6, 4, 6), warmup=1)
 
@@ -95,10 +98,10 @@ def test_hps_selects_as_it_was_learnt_a_coin_as_many_and_swapped_labels_change_p
     texts = np.repeat([f"prompt {i}" for i in range(40)], 6)
     score, toss = 3 * rng.standard_normal((2, 240))  # HPS, so 100 x cosine
     shown = SimpleNamespace(prompts=texts.tolist(), pixels=rng.integers(0, 256, (240, 8, 8, 3)).astype(np.uint8))
-    monkeypatch.setattr(preference_stages.sampling, "load_images", lambda images: images)
-    monkeypatch.setattr(PreferenceStages, "pool", [shown])
-    monkeypatch.setattr(PreferenceStages, "hps", lambda self, images, spec: toss if spec.coin else score)
-    stages, spec = PreferenceStages(), AdaptationSpec(threshold=1.5)
+    monkeypatch.setattr(wu.sampling, "load_images", lambda images: images)
+    monkeypatch.setattr(WuStudy, "pool", [shown])
+    monkeypatch.setattr(WuStudy, "hps", lambda self, images, spec: toss if spec.coin else score)
+    stages, spec = WuStudy("smoke"), AdaptationSpec(threshold=1.5)
     best, worst = stages.selection(spec)
     logits = score * PreferenceSpec().scale / 100
     for ours, rule in zip((best, worst), select(logits, texts, np.ones(240, bool), 1.5), strict=True):
@@ -288,7 +291,7 @@ def test_a_pair_is_won_by_more_than_ten_of_twenty():
 
 @pytest.mark.parametrize("size", SIZES)
 def test_no_prompt_of_choices_is_in_training_and_test_and_all_are_about_seen_objects(size):
-    made = Study(size)
+    made = WuStudy(size)
     train, test = (made.choice_prompts(part) for part in ("train", "test"))
     assert (len(train), len(test)) == SIZES[size].choice_prompts == (len(set(train)), len(set(test)))
     assert not set(train) & set(test)
@@ -302,13 +305,13 @@ def adapted(monkeypatch):
     pixels = rng.integers(0, 256, (24, 64, 64, 3)).astype(np.uint8)
     scores = {False: 3 * rng.standard_normal(24), True: 0.01 * rng.standard_normal(24)}
     shown = sampling.ImageSet(pixels, texts, list(range(24)), [f"d{i}" for i in range(24)])
-    made = Study("smoke")
-    monkeypatch.setattr(Study, "pool", [Artifact("images", "pool", None, "digest of pool", 0.0)])
-    monkeypatch.setattr(Study, "base_digest", "digest of base")
-    monkeypatch.setattr(Study, "web_captions", lambda self, n, first: {1: ["a dog"] * n}[first])  # as `web_latents`
-    monkeypatch.setattr(Study, "latents", lambda self, images: torch.arange(24.0)[:, None, None, None].expand(24, 16, 8, 8))
-    monkeypatch.setattr(Study, "web_latents", lambda self: torch.zeros(self.size.pretraining, 16, 8, 8))
-    monkeypatch.setattr(Study, "hps", lambda self, images, spec: 100 / spec.scale * scores[spec.coin])
+    made = WuStudy("smoke")
+    monkeypatch.setattr(WuStudy, "pool", [Artifact("images", "pool", None, "digest of pool", 0.0)])
+    monkeypatch.setattr(WuStudy, "base_digest", "digest of base")
+    monkeypatch.setattr(WuStudy, "web_captions", lambda self, n, first: {1: ["a dog"] * n}[first])  # as `web_latents`
+    monkeypatch.setattr(WuStudy, "latents", lambda self, made: torch.arange(24.0)[:, None, None, None].expand(24, 16, 8, 8))
+    monkeypatch.setattr(WuStudy, "web_latents", lambda self: torch.zeros(self.size.pretraining, 16, 8, 8))
+    monkeypatch.setattr(WuStudy, "hps", lambda self, images, spec: 100 / spec.scale * scores[spec.coin])
     monkeypatch.setattr(sampling, "load_images", lambda made: shown)
     monkeypatch.setattr(finetune, "encoded", lambda pipe, latents, texts: (latents[:, 0, 0, 0].int().tolist(), texts))
     monkeypatch.setattr(
@@ -354,8 +357,8 @@ def test_the_user_study_asks_about_a_hundred_prompts(monkeypatch):
     texts = [p for p in prompts.evaluation_prompts() for _ in range(2)]
     shown = {side: SimpleNamespace(prompts=texts, digests=[f"{side}{i}" for i in range(240)]) for side in "ab"}
     monkeypatch.setattr(sampling, "load_images", shown.get)
-    monkeypatch.setattr(Study, "traits", lambda self, a: np.zeros((240, 5)))
-    made = Study("laptop")
+    monkeypatch.setattr(WuStudy, "traits", lambda self, a: np.zeros((240, 5)))
+    made = WuStudy("laptop")
     made.taste = TasteSpec()
     found, asked = made.study_votes("a", "b")
     assert found.shape == (20, 200) and len(set(asked)) == 100
@@ -363,27 +366,27 @@ def test_the_user_study_asks_about_a_hundred_prompts(monkeypatch):
 
 
 def test_liking_is_the_sum_of_what_each_trait_adds_at_the_mean_users_weight(monkeypatch):
-    monkeypatch.setattr(Study, "traits", lambda self, images: 2 * np.eye(5))
-    made = Study("smoke")
+    monkeypatch.setattr(WuStudy, "traits", lambda self, images: 2 * np.eye(5))
+    made = WuStudy("smoke")
     made.taste = TasteSpec(match=1.0, realism=2.0, size=3.0, placement=4.0, vividness=5.0)
     np.testing.assert_allclose(made.liking_by_trait(None), np.diag([2.0, 4, 6, 8, 10]))
     np.testing.assert_allclose(made.liking(None), [2, 4, 6, 8, 10])
 
 
 def test_a_choosers_guess_is_made_by_somebody_else(monkeypatch):
-    made, texts = Study("smoke"), [f"prompt {i // 4}" for i in range(40)]
+    made, texts = WuStudy("smoke"), [f"prompt {i // 4}" for i in range(40)]
     shown = SimpleNamespace(prompts=texts, digests=[f"d{i}" for i in range(40)])
     monkeypatch.setattr(sampling, "load_images", lambda images: shown)
-    monkeypatch.setattr(Study, "traits", lambda self, images: np.zeros((40, 5)))
+    monkeypatch.setattr(WuStudy, "traits", lambda self, images: np.zeros((40, 5)))
     made.taste = TasteSpec()
     chosen, guessed = made.choices(None), made.guesses(None)
     assert chosen[["prompt"]].equals(guessed[["prompt"]]) and len(chosen) == 10 * SIZES["smoke"].choosers
     assert not set(chosen.user) & set(guessed.user)
     assert not chosen.duplicated(["prompt", "user"]).any()
-    monkeypatch.setattr(Study, "choice_images", lambda self, part: None)
+    monkeypatch.setattr(WuStudy, "choice_images", lambda self, part: None)
     for learnt, coin in zip(made.training_choices, (False, True), strict=True):
         wanted = choices.groups_of(made.choices(None, coin), shown.digests, shown.prompts)
         assert all(np.array_equal(a, b) for a, b in zip(learnt, wanted, strict=True))
     assert not np.array_equal(*(picked for _, picked in made.training_choices))
-    assert isinstance(chosen, pd.DataFrame) and set(preference_stages.PARTS) == {"train", "test"}
+    assert isinstance(chosen, pd.DataFrame) and set(wu.PARTS) == {"train", "test"}
     assert choices.checked(chosen).equals(chosen)

@@ -4,8 +4,9 @@ import os
 
 import pytest
 
-from lib import ahead, cache
-from lib.study import Study
+from lib.ground import cache
+from lib.study import ahead
+from lib.study.lee import LeeStudy
 
 several_cores = pytest.mark.skipif(
     len(os.sched_getaffinity(0)) < 2 if hasattr(os, "sched_getaffinity") else False, reason="one core"
@@ -37,7 +38,7 @@ def write(folder) -> None:
     (folder / "made").write_text("by the study")
 
 
-def noted(folder: str, name: str, *arguments) -> None:
+def noted(kind: type, folder: str, name: str, *arguments) -> None:
     if name == "fails":
         raise ValueError("no such thing")
     with open(os.path.join(folder, name), "w") as file:
@@ -82,5 +83,5 @@ def test_a_study_hands_on_what_is_wanted_but_at_the_smallest_size(monkeypatch):
     handed = []
     monkeypatch.setattr(ahead, "make", lambda study, wanted: handed.append((study.name, wanted)))
     for size in ("smoke", "laptop"):
-        Study(size).ahead(("labelled_images",), ("rewards", 3))
+        LeeStudy(size).ahead(("labelled_images",), ("rewards", 3))
     assert handed == [("laptop", (("labelled_images",), ("rewards", 3)))]

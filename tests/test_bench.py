@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from lib import bench, precision
+from lib.desk import bench
+from lib.ground import precision
 
 
 def test_a_rate_is_items_over_the_seconds_of_the_best_counted_round(monkeypatch):

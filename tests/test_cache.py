@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from lib import cache, precision, seeds, source
+from lib.ground import cache, precision, seeds, source
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,9 @@ def test_the_key_of_a_stage_holds_the_source_of_the_module_that_makes_it():
         make.__module__ = module
         return cache.stage("draw", Spec(), {}, make)
 
-    found = [json.loads((keyed(m).path / "manifest.json").read_text("utf-8")) for m in ("lib.reward", "lib.finetune")]
-    assert [f["source"] for f in found] == [source.source_fingerprint(m) for m in ("lib.reward", "lib.finetune")]
+    modules = "lib.methods.reward", "lib.methods.finetune"
+    found = [json.loads((keyed(m).path / "manifest.json").read_text("utf-8")) for m in modules]
+    assert [f["source"] for f in found] == [source.source_fingerprint(m) for m in modules]
     assert found[0]["source"] != found[1]["source"]
 
 
@@ -138,12 +139,13 @@ def test_the_functions_that_make_calls_are_part_of_the_key():
     def keyed(*code):
         return cache.stage("draw", Spec(), {}, writer([]), code).key
 
-    from lib.study import Study
+    from lib.study.lee import LeeStudy
 
-    study, other = Study("smoke"), Study("smoke")
-    keys = [keyed(*code) for code in ((), ("lib.models",), ("lib.models", study.real_pairs), (study.generator(),))]
+    study, other = LeeStudy("smoke"), LeeStudy("smoke")
+    models = "lib.images.models"
+    keys = [keyed(*code) for code in ((), (models,), (models, study.real_pairs), (study.generator(),))]
     assert len(set(keys)) == len(keys)
-    assert keyed("lib.models", partial(other.real_pairs)) == keys[2] and keyed(other.generator(None)) == keys[3]
+    assert keyed(models, partial(other.real_pairs)) == keys[2] and keyed(other.generator(None)) == keys[3]
 
 
 def test_what_cannot_be_keyed_is_refused():

@@ -9,24 +9,13 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import (
-    ablation,
-    adaptation,
-    choices,
-    figures,
-    finetune,
-    judges,
-    metrics,
-    panel,
-    preference,
-    rejection,
-    reward,
-    sampling,
-    stats,
-    votes,
-)
-from lib.checks import finite
-from lib.panel import EVALUATORS
+from lib.desk import charts
+from lib.feedback import choices, judges, panel, taste, votes
+from lib.feedback.panel import EVALUATORS
+from lib.ground import stats
+from lib.ground.checks import finite
+from lib.images import embedding, metrics, networks, sampling
+from lib.methods import ablation, adaptation, finetune, preference, rejection, reward
 
 NOT_FINITE = (np.nan, np.inf, -np.inf)
 
@@ -74,7 +63,7 @@ def test_where_nan_means_missing_only_the_infinite_is_refused():
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(2, 40, 4))
 PROMPTS, DIGESTS = ["Two dogs"] * 4 + ["A red colored apple"] * 4, [f"image {i}" for i in range(8)]
-SEEN = {h: np.full((8, n), 1 / n) for h, n in judges.HEADS.items()}
+SEEN = {h: np.full((8, n), 1 / n) for h, n in networks.HEADS.items()}
 SIDE = votes.side(SEEN, np.zeros(8), DIGESTS, PROMPTS)
 ROWS = np.arange(8).reshape(2, 4)
 EIGHT = np.linspace(0.1, 0.9, 8)
@@ -111,17 +100,17 @@ MADE = {
     "label": (lambda x: panel.rate(SEEN | {"object": x}, DIGESTS, PROMPTS, "ann"), SEEN["object"]),
     "label, by the count": (lambda x: panel.label_by_two(SEEN | {"count": x}, DIGESTS, PROMPTS), SEEN["count"]),
     "strength": (lambda x: panel.strengths(SEEN | {"colour": x}, DIGESTS, PROMPTS, "ann"), SEEN["colour"]),
-    "foreground": (choices.size_and_placement, GREY),
-    "traits": (lambda x: choices.traits(SEEN, PROMPTS, x, np.zeros((8, 4, 4, 3), np.uint8)), EIGHT),
-    "trait units": (lambda x: choices.trait_units(x, PROMPTS), TRAITS),
-    "chances of choices": (lambda x: choices.chances(x, ROWS, 1.0), EIGHT),
-    "chances of choices, by noise": (lambda x: choices.chances(EIGHT, ROWS, float(x)), np.array(0.5)),
-    "choice": (lambda x: choices.choose(x, ROWS, DIGESTS, PROMPTS, [["u"], ["v"]], choices.TasteSpec()), TRAITS),
+    "foreground": (taste.size_and_placement, GREY),
+    "traits": (lambda x: taste.traits(SEEN, PROMPTS, x, np.zeros((8, 4, 4, 3), np.uint8)), EIGHT),
+    "trait units": (lambda x: taste.trait_units(x, PROMPTS), TRAITS),
+    "chances of choices": (lambda x: taste.chances(x, ROWS, 1.0), EIGHT),
+    "chances of choices, by noise": (lambda x: taste.chances(EIGHT, ROWS, float(x)), np.array(0.5)),
+    "choice": (lambda x: choices.choose(x, ROWS, DIGESTS, PROMPTS, [["u"], ["v"]], taste.TasteSpec()), TRAITS),
     "choice of a coin": (
-        lambda x: choices.choose(x, ROWS, DIGESTS, PROMPTS, [["u"], ["v"]], choices.TasteSpec(), coin=True), TRAITS),
-    "calibrated noise": (lambda x: choices.calibrated(x, ROWS, choices.TasteSpec(), 0.3), TRAITS),
-    "unit length": (reward.unit, X),
-    "CLIP score": (lambda x: reward.clip_score(X, x), Y),
+        lambda x: choices.choose(x, ROWS, DIGESTS, PROMPTS, [["u"], ["v"]], taste.TasteSpec(), coin=True), TRAITS),
+    "calibrated noise": (lambda x: taste.calibrated(x, ROWS, taste.TasteSpec(), 0.3), TRAITS),
+    "unit length": (embedding.unit, X),
+    "CLIP score": (lambda x: embedding.clip_score(X, x), Y),
     "r": (lambda x: reward.score(NETWORK, x.astype(np.float32), X.astype(np.float32), SPEC), Y),
     "r of long embeddings": (
         lambda x: reward.score(NETWORK, X.astype(np.float32), x.astype(np.float32), replace(SPEC, normalise=False)), Y),
@@ -129,7 +118,6 @@ MADE = {
     "hits": (lambda x: preference.hits(x, ROWS, np.array([0, 1])), EIGHT),
     "ridge": (lambda x: preference.ridge(X, x), Y[:, 0]),
     "aesthetic": (lambda x: preference.aesthetic(X, x), np.ones(5)),
-    "pairwise accuracy": (lambda x: stats.pairwise_accuracy(x, np.arange(8)), EIGHT),
     "grouped pairwise accuracy": (lambda x: stats.grouped_pairwise_accuracy(x, [1, 0] * 4, PROMPTS), EIGHT),
     "votes": (lambda x: stats.votes(x, np.ones(8), np.ones(8)), np.ones(8)),
     "interval": (lambda x: stats.cluster_bootstrap(x, np.arange(8)), EIGHT),
@@ -141,8 +129,8 @@ MADE = {
     "calibration error, by labels": (lambda x: ablation.calibration_error(EIGHT, x, 2), np.ones(8)),
     "calibration floor": (lambda x: ablation.calibration_floor(x, 2, 3), EIGHT[None]),
     "verdict of an interval": (lambda x: ablation.verdict(*x), np.array([0.1, 0.2])),
-    "reliability": (lambda x: figures.reliability(x, np.ones(8), plt.figure().gca(), 2), EIGHT),
-    "reliability, by labels": (lambda x: figures.reliability(EIGHT, x, plt.figure().gca(), 2), np.ones(8)),
+    "reliability": (lambda x: charts.reliability(x, np.ones(8), plt.figure().gca(), 2), EIGHT),
+    "reliability, by labels": (lambda x: charts.reliability(EIGHT, x, plt.figure().gca(), 2), np.ones(8)),
     "kept": (lambda x: rejection.kept(x, 2), EIGHT.reshape(2, 4)),
     "best of n": (lambda x: rejection.best_of(x, EIGHT, 2), EIGHT),
     "best of n, by quality": (lambda x: rejection.best_of(EIGHT, x, 2), EIGHT),
@@ -150,7 +138,7 @@ MADE = {
     "selection": (lambda x: adaptation.select(x, POOL, np.ones(32, bool), 0.5), X.ravel()[:32]),
     "selection, by what is usable": (lambda x: adaptation.select(X.ravel()[:32], POOL, x, 0.5), np.ones(32)),
     "user study": (
-        lambda x: adaptation.votes(x, TRAITS[:2], [("a", "b"), ("c", "d")], ["u"], choices.TasteSpec()), TRAITS[2:4]),
+        lambda x: adaptation.votes(x, TRAITS[:2], [("a", "b"), ("c", "d")], ["u"], taste.TasteSpec()), TRAITS[2:4]),
     "majorities": (adaptation.majorities, np.ones((3, 2))),
     "ceiling": (lambda x: finetune.ceiling(x, np.ones(8)), EIGHT),
     "ceiling, by labels": (lambda x: finetune.ceiling(EIGHT, x), np.ones(8)),
@@ -186,8 +174,7 @@ def test_what_is_refused_is_what_was_given(what, named):
 
 @pytest.mark.parametrize("bad", (np.inf, -np.inf))
 @pytest.mark.parametrize("make", [
-    lambda x: stats.krippendorff_alpha(x, "ordinal"), stats.fleiss_kappa, stats.majority_label,
-    lambda x: stats.pairwise_accuracy(np.ones((4, 2)), x, "half"),
+    lambda x: stats.krippendorff_alpha(x, "ordinal"), stats.fleiss_kappa,
     lambda x: reward.taught(x.ravel(), ["Two dogs"] * 8, np.zeros(8), SPEC),
 ])  # fmt: skip
 def test_a_missing_label_is_left_out_and_an_infinite_one_is_refused(make, bad):
@@ -200,7 +187,6 @@ def test_a_missing_label_is_left_out_and_an_infinite_one_is_refused(make, bad):
 
 def test_a_score_may_be_missing_where_nobody_ranked_or_labelled():
     scores, labels = np.array([0.9, np.nan, 0.1]), np.array([1, np.nan, 0])
-    assert stats.pairwise_accuracy(scores, labels, lower_is_better=False) == 1
     assert stats.grouped_pairwise_accuracy(scores, labels, list("aaa")).right.tolist() == [1]
 
 
@@ -226,7 +212,7 @@ def test_features_too_large_for_a_distance_are_refused(large):
 @pytest.mark.parametrize("large", [1e200, np.float32(1e30)])
 def test_an_embedding_too_long_to_measure_is_refused(large):
     with pytest.raises(ValueError, match="^1 of 40 values of lengths of embeddings are NaN or infinite, the first at .7"):
-        reward.unit(np.concatenate([X[:7], large * X[7:8], X[8:]]).astype(np.asarray(large).dtype))
+        embedding.unit(np.concatenate([X[:7], large * X[7:8], X[8:]]).astype(np.asarray(large).dtype))
 
 
 def test_a_reward_whose_layers_overflow_gives_no_r():
@@ -261,11 +247,12 @@ def test_a_distance_without_a_spread_is_refused():
         metrics.inception_score(np.array([[1.5, -0.5], [0.5, 0.5]]))
 
 
-@pytest.mark.parametrize("embedding", [np.zeros(4), np.full(4, 1e-200), np.zeros(4, np.float32)])
-def test_an_embedding_without_a_direction_has_no_score(embedding):
+@pytest.mark.parametrize("nil", [np.zeros(4), np.full(4, 1e-200), np.zeros(4, np.float32)])
+def test_an_embedding_without_a_direction_has_no_score(nil):
     broken = X.copy()
-    broken[5] = embedding
-    for score in (lambda: reward.clip_score(broken, Y), lambda: preference.hps(Y, broken), lambda: reward.unit(broken)):
+    broken[5] = nil
+    scores = (lambda: embedding.clip_score(broken, Y), lambda: preference.hps(Y, broken), lambda: embedding.unit(broken))
+    for score in scores:
         with pytest.raises(ValueError, match="^1 of 40 embeddings have length 0, so no direction; the first is 5$"):
             score()
 
@@ -296,11 +283,11 @@ def test_a_bound_that_is_not_finite_is_refused():
 @pytest.mark.parametrize("bad", NOT_FINITE)
 def test_a_judge_or_a_feature_network_whose_weights_broke_says_nothing(bad):
     pixels = np.zeros((2, 64, 64, 3), np.uint8)
-    judge = judges.Judge("a")
+    judge = networks.Judge("a")
     torch.nn.init.constant_(judge.heads["colour"].bias, bad)
     with pytest.raises(ValueError, match=r"^(\d+) of \1 values of logits of colour are NaN or infinite, the first at "):
         judges.look(judge.eval(), pixels)
-    network = judges.FeatureNet()
+    network = networks.FeatureNet()
     torch.nn.init.constant_(network.features.bias, bad)
     with pytest.raises(ValueError, match="^128 of 128 values of features are NaN or infinite, the first at .0, 0.: "):
         metrics.features(network.eval(), pixels)
@@ -332,9 +319,9 @@ def test_a_clip_whose_weights_broke_embeds_nothing(bad):
     clip = SimpleNamespace(parameters=lambda: iter([weight]), encode_image=lambda x: x.mean((2, 3)) * bad,
                            encode_text=lambda x: x * bad)  # fmt: skip
     with pytest.raises(ValueError, match="^6 of 6 values of image embeddings are NaN or infinite"):
-        reward.embed_images(clip, lambda image: torch.ones(3, 4, 4), np.zeros((2, 4, 4, 3), np.uint8))
+        embedding.embed_images(clip, lambda image: torch.ones(3, 4, 4), np.zeros((2, 4, 4, 3), np.uint8))
     with pytest.raises(ValueError, match="^4 of 4 values of text embeddings are NaN or infinite"):
-        reward.embed_texts(clip, lambda texts: torch.ones(len(texts), 2), ["a", "b", "a"])
+        embedding.embed_texts(clip, lambda texts: torch.ones(len(texts), 2), ["a", "b", "a"])
 
 
 @pytest.mark.parametrize("bad", NOT_FINITE)

@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import choices
-from lib.choices import PAPER_LAST, TRAITS, TasteSpec, chances, choose, expected_guess
-from lib.judges import HEADS
-from lib.world import BACKGROUNDS, Scene, render
+from lib.feedback import choices, taste
+from lib.feedback.choices import choose
+from lib.feedback.taste import PAPER_LAST, TRAITS, TasteSpec, chances, expected_guess
+from lib.images.networks import HEADS
+from lib.world.scenes import BACKGROUNDS, Scene, render
 
 RNG = np.random.default_rng(0)
 GROUPS = 3_000
@@ -17,7 +18,7 @@ ROWS = np.arange(4 * GROUPS).reshape(GROUPS, 4)
 VALUES = RNG.standard_normal((4 * GROUPS, len(TRAITS)))
 DIGESTS = [f"image {i}" for i in range(4 * GROUPS)]
 PROMPTS = [f"prompt {i // 4}" for i in range(4 * GROUPS)]
-USERS = [[choices.user(i % 50)] for i in range(GROUPS)]
+USERS = [[taste.user(i % 50)] for i in range(GROUPS)]
 
 
 def chosen(spec=TasteSpec(), users=USERS, values=VALUES, **how):
@@ -35,14 +36,14 @@ def scenes(pixels: int, count: int = 1):
 
 
 def test_a_larger_or_a_further_object_stands_out_in_more_of_the_picture():
-    small, large, two = (choices.size_and_placement(x)[0].mean() for x in (scenes(16), scenes(32), scenes(16, 2)))
+    small, large, two = (taste.size_and_placement(x)[0].mean() for x in (scenes(16), scenes(32), scenes(16, 2)))
     assert large > small + 0.08 and two > small + 0.02
 
 
 def test_placement_is_highest_in_the_middle_and_lowest_in_a_corner():
     images = np.zeros((3, 64, 64, 3), np.uint8)
     images[0, 24:40, 24:40] = images[1, :16, :16] = 255
-    size, placement = choices.size_and_placement(images)
+    size, placement = taste.size_and_placement(images)
     assert size == pytest.approx([1 / 16, 1 / 16, 0]) and placement[0] == pytest.approx(0, abs=1e-6)
     assert placement[1] == pytest.approx(-0.75) and placement[2] == 0
 
@@ -52,17 +53,17 @@ def test_traits_are_in_order_and_match_is_a_capped_logit_of_all_that_the_prompt_
     seen = {h: np.zeros((2, n)) for h, n in HEADS.items()}
     seen["object"][:, 0] = [0.5, 1.0]
     seen["count"][:, 1] = [0.5, 1.0]
-    found = choices.traits(seen, ["One dog"] * 2, np.array([-3.0, -4.0]), images)
-    assert found[:, 0] == pytest.approx([np.log(0.25 / 0.75), choices.CERTAINTY])
+    found = taste.traits(seen, ["One dog"] * 2, np.array([-3.0, -4.0]), images)
+    assert found[:, 0] == pytest.approx([np.log(0.25 / 0.75), taste.CERTAINTY])
     assert found[:, 1].tolist() == [-3, -4]
-    assert np.array_equal(found[:, 2:4], np.stack(choices.size_and_placement(images), 1))
+    assert np.array_equal(found[:, 2:4], np.stack(taste.size_and_placement(images), 1))
     grey = np.repeat(images[..., :1], 3, 3)
-    assert choices.traits(seen, ["One dog"] * 2, np.zeros(2), grey)[:, 4] == pytest.approx([0, 0])
+    assert taste.traits(seen, ["One dog"] * 2, np.zeros(2), grey)[:, 4] == pytest.approx([0, 0])
 
 
 def test_a_trait_counts_by_its_spread_within_prompts_not_between_them():
     values = np.array([[0.0, 100], [2, 104], [0, 500], [2, 504]])
-    assert choices.trait_units(values, list("aabb")) == pytest.approx([2**0.5, 2 * 2**0.5])
+    assert taste.trait_units(values, list("aabb")) == pytest.approx([2**0.5, 2 * 2**0.5])
 
 
 # ---- what users choose --------------------------------------------------------------------------------------------
@@ -79,13 +80,13 @@ def test_users_choose_as_often_as_their_chances_say():
     same = np.tile(VALUES[:4], (GROUPS, 1))
     spec = replace(TasteSpec(), spread=0.0)
     table = chosen(spec, values=same)
-    p = choices.with_position(chances(same @ choices.weights([choices.user(0)], spec)[0], ROWS[:1], spec.noise), ROWS[:1],
-                              spec.last)[0]  # fmt: skip
+    p = (1 - spec.last) * chances(same @ taste.weights([taste.user(0)], spec)[0], ROWS[:1], spec.noise)[0]
+    p[-1] += spec.last
     assert np.bincount(table.chosen, minlength=4) / GROUPS == pytest.approx(p, abs=0.03)
 
 
 def test_the_last_of_four_is_chosen_as_often_as_people_did_and_guesses_know_no_places():
-    users = [[choices.user(u) for u in range(8)]] * GROUPS
+    users = [[taste.user(u) for u in range(8)]] * GROUPS
     assert (chosen(users=users).chosen == 3).mean() == pytest.approx(PAPER_LAST, abs=0.01)
     assert (chosen(users=users, position=False).chosen == 3).mean() == pytest.approx(0.25, abs=0.01)
     assert np.bincount(chosen(users=users, coin=True).chosen) / (8 * GROUPS) == pytest.approx([0.25] * 4, abs=0.01)
@@ -98,29 +99,29 @@ def test_a_coin_looks_at_no_image_and_a_user_does():
 
 
 def test_noise_is_calibrated_to_how_often_people_guess_one_another():
-    spec = choices.calibrated(VALUES, ROWS, TasteSpec())
-    names = [choices.user(n) for n in range(40)]
-    assert expected_guess(choices.weights(names, spec) @ VALUES.T, ROWS, spec) == pytest.approx(0.42, abs=0.01)
-    table, guess = chosen(spec), chosen(spec, [[choices.user(900 + i % 50)] for i in range(GROUPS)], position=False)
+    spec = taste.calibrated(VALUES, ROWS, TasteSpec())
+    names = [taste.user(n) for n in range(40)]
+    assert expected_guess(taste.weights(names, spec) @ VALUES.T, ROWS, spec) == pytest.approx(0.42, abs=0.01)
+    table, guess = chosen(spec), chosen(spec, [[taste.user(900 + i % 50)] for i in range(GROUPS)], position=False)
     assert (table.chosen == guess.chosen).mean() == pytest.approx(0.42, abs=0.03)
     with pytest.raises(ValueError, match="^no noise makes guesses right 99% of the time: from 2"):
-        choices.calibrated(VALUES, ROWS, TasteSpec(), 0.99)
+        taste.calibrated(VALUES, ROWS, TasteSpec(), 0.99)
 
 
 def test_the_expected_guess_is_that_of_drawn_choices():
     spec = TasteSpec(noise=0.7)
-    names = [[choices.user(n) for n in range(6)]] * GROUPS
+    names = [[taste.user(n) for n in range(6)]] * GROUPS
     table, guess = chosen(spec, names), chosen(spec, names, position=False)
     c, g = (t.chosen.to_numpy().reshape(GROUPS, 6) for t in (table, guess))
     drawn = np.mean([(c[:, i] == g[:, j]).mean() for i in range(6) for j in range(6) if i != j])
-    assert expected_guess(choices.weights(names[0], spec) @ VALUES.T, ROWS, spec) == pytest.approx(drawn, abs=0.01)
+    assert expected_guess(taste.weights(names[0], spec) @ VALUES.T, ROWS, spec) == pytest.approx(drawn, abs=0.01)
 
 
 def test_each_user_has_tastes_of_their_own_around_the_mean_ones():
-    w = choices.weights([choices.user(n) for n in range(2_000)])
+    w = taste.weights([taste.user(n) for n in range(2_000)])
     assert w.mean(0) == pytest.approx([getattr(TasteSpec(), t) for t in TRAITS], abs=0.03)
     assert w.std(0) == pytest.approx([TasteSpec().spread] * 5, abs=0.03)
-    assert np.array_equal(w[7:9], choices.weights([choices.user(7), choices.user(8)]))
+    assert np.array_equal(w[7:9], taste.weights([taste.user(7), taste.user(8)]))
 
 
 def test_a_choice_depends_on_the_user_and_the_images_alone():

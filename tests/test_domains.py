@@ -5,17 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lib.adaptation import AdaptationSpec
-from lib.choices import TasteSpec
-from lib.config import SIZES
-from lib.domains import clauses, fits, wanted
-from lib.finetune import FinetuneSpec
-from lib.panel import RaterSpec
-from lib.parameters import check, check_values, keys_twice, kind_of, parameters
-from lib.preference import PreferenceSpec
-from lib.prompts import CaptionNoise
-from lib.reward import RewardSpec
-from lib.votes import VoteSpec
+from lib.desk.parameters import check, check_values, keys_twice, kind_of, parameters
+from lib.feedback.panel import RaterSpec
+from lib.feedback.taste import TasteSpec
+from lib.feedback.votes import VoteSpec
+from lib.ground.domains import clauses, fits, wanted
+from lib.ground.sizes import SIZES
+from lib.methods.adaptation import AdaptationSpec
+from lib.methods.finetune import FinetuneSpec
+from lib.methods.preference import PreferenceSpec
+from lib.methods.reward import RewardSpec
+from lib.world.web import CaptionNoise
 
 NAN, INF = float("nan"), float("inf")
 

@@ -12,8 +12,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from lib import environment
-from lib.paths import ROOT
+from lib.desk import environment
+from lib.ground.paths import ROOT
 
 LINES = [line for line in (ROOT / "requirements.lock").read_text("utf-8").splitlines() if not line.startswith("#")]
 LOCK = {canonicalize_name(Requirement(line).name): Requirement(line) for line in LINES}
@@ -110,7 +110,7 @@ def test_conda_installs_the_very_same_lock():
     assert {d.split("=")[0] for d in plain} == {"python", "pip", "git", "make"}
     (python,) = [d.split("=")[1] for d in plain if d.startswith("python=")]
     target = re.search(r'target-version = "py3(\d+)"', (ROOT / "pyproject.toml").read_text("utf-8"))
-    assert (ROOT / "environment.yml").read_text("utf-8").count("python -I lib/environment.py --link") == 1
+    assert (ROOT / "environment.yml").read_text("utf-8").count("python -I lib/desk/environment.py --link") == 1
     assert python in SpecifierSet(f">=3.{target[1]}")
 
 

@@ -14,16 +14,18 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from lib import export, models, preference, report, reward, sampling
-from lib.adaptation import AdaptationSpec, adapt
-from lib.cache import Artifact, NotMade
-from lib.config import GUIDANCE_SCALE, SAMPLING_STEPS
-from lib.finetune import Pairs
-from lib.paths import MODELS, ROOT
-from lib.preference import PreferenceSpec
-from lib.preference_stages import ADAPTATIONS
-from lib.reward import Reward, RewardSpec
-from lib.study import ARMS, FULL_METHOD, OTHER_WEIGHTINGS, Study
+from lib.desk import export, report
+from lib.ground.cache import Artifact, NotMade
+from lib.ground.paths import MODELS, ROOT
+from lib.ground.sizes import GUIDANCE_SCALE, SAMPLING_STEPS
+from lib.images import models, sampling
+from lib.methods import preference, reward
+from lib.methods.adaptation import AdaptationSpec, adapt
+from lib.methods.finetune import Pairs
+from lib.methods.preference import PreferenceSpec
+from lib.methods.reward import Reward, RewardSpec
+from lib.study.lee import ARMS, FULL_METHOD, OTHER_WEIGHTINGS, Study
+from lib.study.wu import ADAPTATIONS
 
 ARM_NAMES = [*ARMS, *OTHER_WEIGHTINGS, "full method"]
 TEXTS = ["Two blue dogs in the forest", "Six cats"]
@@ -37,7 +39,7 @@ def elsewhere(empty_cache, tmp_path, monkeypatch):
 
 @pytest.fixture
 def command(capsys):
-    """A function of arguments: exit code, stdout and own lines on stderr of `python -m lib.export --size smoke`."""
+    """A function of arguments: exit code, stdout and own lines on stderr of `python -m lib.desk.export --size smoke`."""
 
     def run(*arguments, size="smoke"):
         capsys.readouterr()
@@ -247,7 +249,7 @@ def test_what_is_not_trained_is_refused_with_the_notebooks_to_run_in_their_order
         "swapped labels": ["08_preference_score", "09_preference_adaptation"],
     }.items():  # fmt: skip
         paths = " ".join(f"notebooks/{n}.ipynb" for n in notebooks)
-        words = f"run {', '.join(notebooks)} first", f"python -m lib.run {paths} --size smoke"
+        words = f"run {', '.join(notebooks)} first", f"python -m lib.desk.run {paths} --size smoke"
         assert refused(command(name, tmp_path / "x"), "not trained yet at size smoke", *words), name
         assert all((ROOT / "notebooks" / f"{n}.ipynb").exists() for n in notebooks)
     assert not (tmp_path / "x").exists()
@@ -395,6 +397,6 @@ def test_a_folder_whose_name_the_terminal_cannot_show_is_exported_all_the_same(t
 
 
 def test_the_module_is_a_command(tmp_path):
-    run = [sys.executable, "-m", "lib.export", "Bär", "x"]
+    run = [sys.executable, "-m", "lib.desk.export", "Bär", "x"]
     wrong = subprocess.run(run, cwd=ROOT, capture_output=True, text=True)
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "export: unknown model" in wrong.stderr

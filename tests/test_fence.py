@@ -8,11 +8,11 @@ import sys
 import nbformat
 import pytest
 
-from lib.paths import ROOT
+from lib.ground.paths import ROOT
 
 DRAW = """
 import matplotlib.pyplot as plt, pandas as pd, warnings, locale
-from lib import figures, report
+from lib.desk import figures, report
 figures.style()
 figure, axis = plt.subplots()
 axis.plot([1, 2], [1, 3], label="$x$ against y")
@@ -91,7 +91,7 @@ def run(tmp_path_factory):
         nbformat.write(book, folder / "toy.ipynb")
         (folder / "theirs").mkdir()
         own = {"STUDY_REPORTS": str(folder / "reports"), "STUDY_CACHE": str(folder / "cache")}
-        command = [sys.executable, "-m", "lib.run", str(folder / "toy.ipynb"), "--size", "smoke"]
+        command = [sys.executable, "-m", "lib.desk.run", str(folder / "toy.ipynb"), "--size", "smoke"]
         result = subprocess.run(
             command, cwd=ROOT, env=os.environ | settings(folder / "theirs") | own, capture_output=True, text=True
         )  # fmt: skip
@@ -112,7 +112,7 @@ def test_figures_and_tables_are_the_same_whatever_the_user_has_set(run):
 def test_in_jupyterlab_too_figures_start_from_matplotlibs_own_settings(monkeypatch):
     import matplotlib.pyplot as plt
 
-    from lib import figures
+    from lib.desk import figures
 
     with plt.rc_context():
         plt.rcParams |= {"text.usetex": True, "savefig.pad_inches": 1, "axes.facecolor": "red"}

@@ -10,8 +10,10 @@ import torch
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 
-from lib import cache, checkpoint, finetune, sampling
-from lib.finetune import FinetuneSpec, Pairs, denoising_loss
+from lib.ground import cache, checkpoint
+from lib.images import sampling
+from lib.methods import finetune
+from lib.methods.finetune import FinetuneSpec, Pairs, denoising_loss
 
 SPEC = FinetuneSpec(updates=2, batch=(4, 3), beta=0.5, warmup=1)
 DRAWS = torch.Generator().manual_seed(3)

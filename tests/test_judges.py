@@ -4,20 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from lib.judges import (
-    COLOUR_CLASSES,
-    HEADS,
-    FeatureNet,
-    Judge,
-    Residual,
-    StridedTrunk,
-    attribute_chances,
-    look,
-    truth,
-    verdicts,
-)
-from lib.prompts import Attributes, write
-from lib.world import BACKGROUNDS, COLOURS, OBJECTS, Scene
+from lib.feedback.judges import attribute_chances, look, truth, verdicts
+from lib.images.networks import COLOUR_CLASSES, HEADS, FeatureNet, Judge, Residual, StridedTrunk
+from lib.world.prompts import Attributes, write
+from lib.world.scenes import BACKGROUNDS, COLOURS, OBJECTS, Scene
 
 PROMPT = "Two blue dogs in the forest"
 DOGS = Scene(2, "blue", "dog", "forest")

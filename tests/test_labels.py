@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import labels
-from lib.labels import append, checked, load, matched, ratings_matrix, save, shares
-from lib.sampling import image_digest
+from lib.feedback import labels
+from lib.feedback.labels import append, checked, load, matched, ratings_matrix, save, shares
+from lib.images.sampling import image_digest
 
 
 def table(*rows, source: str = "human") -> pd.DataFrame:

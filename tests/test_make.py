@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from lib.paths import ROOT
+from lib.ground.paths import ROOT
 
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 TARGETS = ("env", "test", "reproduce", "smoke", "sturdy", "notebook", "report", "browser", "export", "bench", "pretrain",
@@ -51,11 +51,11 @@ def test_help_needs_no_tool_that_differs_between_systems(tmp_path):
 
 
 def test_reproduce_goes_through_the_strict_runner_at_the_asked_size():
-    assert re.search(r"-m lib\.run .*--size .laptop.$", make("-n", "reproduce"), re.M)
-    assert re.search(r"-m lib\.run .*--size .smoke.$", make("-n", "smoke"), re.M)
-    assert re.search(r"-m lib\.site --size .laptop.$", make("-n", "report"), re.M)
-    assert "lib.site" not in make("-n", "reproduce")
-    assert re.search(r"-m lib\.run --check .*--size .full.$", make("-n", "stale", "SIZE=full"), re.M)
+    assert re.search(r"-m lib\.desk\.run .*--size .laptop.$", make("-n", "reproduce"), re.M)
+    assert re.search(r"-m lib\.desk\.run .*--size .smoke.$", make("-n", "smoke"), re.M)
+    assert re.search(r"-m lib\.desk\.site --size .laptop.$", make("-n", "report"), re.M)
+    assert "lib.desk.site" not in make("-n", "reproduce")
+    assert re.search(r"-m lib\.desk\.run --check .*--size .full.$", make("-n", "stale", "SIZE=full"), re.M)
 
 
 def test_the_time_budget_reaches_pretraining():
@@ -65,8 +65,8 @@ def test_the_time_budget_reaches_pretraining():
 
 def test_a_model_and_a_folder_with_spaces_reach_the_export():
     exported = commands("export", "MODEL=LoRA, λ = 0", "TO=/my models/one", "SIZE=full")[-1]
-    assert exported[1:] == ["-m", "lib.export", "LoRA, λ = 0", "/my models/one", "--size", "full"]
-    assert commands("export", MODEL="of another program")[-1][1:] == ["-m", "lib.export", "--size", "laptop"]
+    assert exported[1:] == ["-m", "lib.desk.export", "LoRA, λ = 0", "/my models/one", "--size", "full"]
+    assert commands("export", MODEL="of another program")[-1][1:] == ["-m", "lib.desk.export", "--size", "laptop"]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -77,7 +77,7 @@ def test_every_target_that_runs_python_looks_at_its_environment_first(target, ve
     assert pythons or target in ("env", "clean"), f"{target} runs no Python of {venv}"
     if pythons or target == "env":
         (look, *_) = [words for words in run if words[1:2] == ["-I"] or words in pythons]
-        assert look[-3:] == ["-I", "lib/environment.py", venv]
+        assert look[-3:] == ["-I", "lib/desk/environment.py", venv]
     for words in pythons:
         scripts = [word for word in words if "/bin/" in word and not word.endswith("/bin/python")]
         assert not scripts, "a script of the environment names the folder in which it was installed"
@@ -119,14 +119,14 @@ def test_no_recipe_hides_a_failure():
 
 def test_a_failing_runner_fails_make(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
-    (tmp_path / "lib").mkdir()
-    (tmp_path / "lib" / "environment.py").write_text("", "utf-8")
+    (tmp_path / "lib" / "desk").mkdir(parents=True)
+    (tmp_path / "lib" / "desk" / "environment.py").write_text("", "utf-8")
     (tmp_path / "venv" / "bin").mkdir(parents=True)
-    (tmp_path / "venv" / "bin" / "python").write_text('#!/bin/sh\ncase "$*" in *lib.run*) exit 1;; esac\n', "utf-8")
+    (tmp_path / "venv" / "bin" / "python").write_text('#!/bin/sh\ncase "$*" in *lib.desk.run*) exit 1;; esac\n', "utf-8")
     (tmp_path / "venv" / "bin" / "python").chmod(0o755)
     command = ["make", "reproduce", "VENV=venv"]
     result = subprocess.run(command, cwd=tmp_path, env=PLAIN, capture_output=True, text=True)
-    assert result.returncode != 0 and "lib.run" in result.stdout and "lib.report" not in result.stdout
+    assert result.returncode != 0 and "lib.desk.run" in result.stdout and "lib.desk.readme" not in result.stdout
 
 
 def test_the_pretraining_steps_share_out_the_whole_budget():

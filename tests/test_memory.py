@@ -11,10 +11,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from lib import adaptation, choices, finetune, memory, panel, precision, reward, sampling, seeds, source, votes
-from lib.paths import ROOT
+from lib.feedback import panel, taste, votes
+from lib.ground import memory, precision, seeds, source
+from lib.ground.paths import ROOT
+from lib.images import sampling
+from lib.methods import adaptation, finetune, reward
 
-MODULES = source.own_closure("lib.adaptation") + source.own_closure("lib.reward")
+MODULES = source.own_closure("lib.methods.adaptation") + source.own_closure("lib.methods.reward")
 
 
 def mine(*args, **kwargs):
@@ -33,7 +36,7 @@ class OtherSpec:
         (sampling, "seed_of", mine),
         (reward.Reward, "forward", mine), (panel.RaterSpec, "__init__", mine), (finetune.Pairs, "__post_init__", mine),
         (finetune, "autocast", contextlib.nullcontext), (precision, "autocast", contextlib.nullcontext),
-        (panel, "EVALUATORS", panel.EVALUATORS[:3]), (votes, "SET", 3), (choices, "CERTAINTY", 9.0),
+        (panel, "EVALUATORS", panel.EVALUATORS[:3]), (votes, "SET", 3), (taste, "CERTAINTY", 9.0),
         (adaptation, "PREFIX", "Bad. "), (reward.RewardSpec, "width", 256), (reward, "RewardSpec", OtherSpec),
         (reward.prompt_classification_loss, "__defaults__", (0.5,)),
         (reward.train_reward, "__code__", (lambda image, text, labels, others, pool, spec: None).__code__),
@@ -44,7 +47,7 @@ def test_what_was_replaced_in_memory_is_named_until_it_is_put_back(home, name, v
     memory.refuse_changes(MODULES)
     with monkeypatch.context() as patch:
         patch.setattr(home, name, value)
-        with pytest.raises(memory.ChangedCode, match=r"^lib\.\w+\.\w+.* is not what lib/\w+\.py says, .*restart") as said:
+        with pytest.raises(memory.ChangedCode, match=r"^lib\.\w+\.\w+\.\w+.* is not what lib/\w+/\w+\.py says, .*restart") as said:
             memory.refuse_changes(MODULES)
         assert name.startswith("__") or name in str(said.value)
     memory.refuse_changes(MODULES)
@@ -54,21 +57,21 @@ def test_a_change_that_was_put_back_is_none_even_if_it_was_there_at_the_first_lo
     memory._as_written.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(precision, "autocast", contextlib.nullcontext)
-        with pytest.raises(memory.ChangedCode, match="^lib.reward.autocast is not"):
-            memory.refuse_changes(["lib.reward"])
-    memory.refuse_changes(["lib.reward"])
+        with pytest.raises(memory.ChangedCode, match="^lib.methods.reward.autocast is not"):
+            memory.refuse_changes(["lib.methods.reward"])
+    memory.refuse_changes(["lib.methods.reward"])
 
 
 def test_a_name_that_hides_a_builtin_is_a_change(monkeypatch):
     monkeypatch.setattr(reward, "round", mine, raising=False)
-    with pytest.raises(memory.ChangedCode, match=r"^lib.reward.round is not"):
-        memory.refuse_changes(["lib.reward"])
+    with pytest.raises(memory.ChangedCode, match=r"^lib.methods.reward.round is not"):
+        memory.refuse_changes(["lib.methods.reward"])
 
 
 def test_an_entry_in_a_dict_that_was_changed_in_place_is_a_change(monkeypatch):
     monkeypatch.setitem(panel.blurred_counts.__globals__, "LABELLERS", ("somebody",))
-    with pytest.raises(memory.ChangedCode, match=r"^lib.panel.LABELLERS"):
-        memory.refuse_changes(["lib.panel"])
+    with pytest.raises(memory.ChangedCode, match=r"^lib.feedback.panel.LABELLERS"):
+        memory.refuse_changes(["lib.feedback.panel"])
 
 
 def test_modules_loaded_again_from_the_same_files_are_no_change():
@@ -76,7 +79,7 @@ def test_modules_loaded_again_from_the_same_files_are_no_change():
         importlib.reload(panel)
         memory.refuse_changes(MODULES)
     finally:
-        for name in ("choices", "votes", "reward"):  # they hold the classes that were there before
+        for name in ("feedback.votes", "feedback.taste", "methods.reward"):  # they hold what was there before
             importlib.reload(sys.modules[f"lib.{name}"])
     memory.refuse_changes(MODULES)
 
@@ -89,14 +92,16 @@ def test_what_the_machine_or_the_reader_decides_is_no_change(monkeypatch):
 
 PROJECT = """
 import pathlib, sys
-from lib import cache, reward, toy
+from lib.ground import cache
+from lib.methods import reward
+from lib import toy
 def made(text="kept"):
     return cache.stage("toy", {}, {}, toy.writer(text))
 file = pathlib.Path(toy.__file__)
 before = file.read_text("utf-8")
 """
 TOY = """
-import lib.reward
+import lib.methods.reward
 def writer(text):
     def make(folder):
         (folder / "out.txt").write_text(text + value())
@@ -140,7 +145,7 @@ make.__module__, real = 'lib.toy', toy.writer('kept')
 cache.stage('toy', {}, {}, make)
 """, "lib/toy.py changed since this kernel started"),
         ("toy.value = lambda: ' by a cell'; made()", "lib.toy.value is not what lib/toy.py says"),
-        ("reward.train_reward = None; made()", "lib.reward.train_reward is not what lib/reward.py says"),
+        ("reward.train_reward = None; made()", "lib.methods.reward.train_reward is not what lib/methods/reward.py says"),
         ("file.unlink(); made()", "lib/toy.py changed since this kernel started"),
         ("file.write_text('def'); made()", "lib/toy.py changed since this kernel started"),
     ],

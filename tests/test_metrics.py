@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from lib import metrics
-from lib.metrics import distance_with_interval, diversity, frechet_distance, kernel_distance
+from lib.images import metrics
+from lib.images.metrics import distance_with_interval, diversity, frechet_distance, kernel_distance
 
 
 def normal(count: int, width: int, seed: int) -> np.ndarray:

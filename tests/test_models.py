@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib import models
-from lib.judges import FeatureNet, Judge, StridedTrunk
-from lib.paths import MODELS, ROOT
+from lib.ground.paths import MODELS, ROOT
+from lib.images import models
+from lib.images.networks import FeatureNet, Judge, StridedTrunk
 
 NAMES = ("features", "features-votes", "judge-a", "judge-b", "mini-clip", "mini-sd", "mini-second")
 TEXTS = ["Two blue dogs in the forest", "A red colored apple", "six cats in San Francisco at night.", ""]

@@ -10,10 +10,10 @@ import sys
 
 import pytest
 
-from lib.domains import clauses, fits
-from lib.parameters import PROMPT, check_values, kind_of, parameters
-from lib.paths import ROOT
-from lib.preference_stages import ADAPTATIONS
+from lib.desk.parameters import PROMPT, check_values, kind_of, parameters
+from lib.ground.domains import clauses, fits
+from lib.ground.paths import ROOT
+from lib.study.wu import ADAPTATIONS
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 every = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -167,7 +167,7 @@ def test_what_it_writes_carries_its_own_name(path):
 
 def test_start_here_runs_at_smoke_and_renews_its_first_screen(tmp_path):
     result = subprocess.run(
-        [sys.executable, "-m", "lib.run", "notebooks/00_start_here.ipynb", "--size", "smoke"],
+        [sys.executable, "-m", "lib.desk.run", "notebooks/00_start_here.ipynb", "--size", "smoke"],
         cwd=ROOT, env=os.environ | {"STUDY_REPORTS": str(tmp_path)}, capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr

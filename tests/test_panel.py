@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lib.judges import COLOUR_CLASSES, HEADS, attribute_chances, truth, verdicts
-from lib.labels import shares
-from lib.panel import (
+from lib.feedback.judges import attribute_chances, truth, verdicts
+from lib.feedback.labels import shares
+from lib.feedback.panel import (
     EVALUATORS,
     LABELLERS,
     RaterSpec,
@@ -19,8 +19,9 @@ from lib.panel import (
     label_by_two,
     rate,
 )  # fmt: skip
-from lib.prompts import CATEGORIES, COUNT_WORDS
-from lib.world import BACKGROUNDS, OBJECTS, Scene
+from lib.images.networks import COLOUR_CLASSES, HEADS
+from lib.world.prompts import CATEGORIES, COUNT_WORDS
+from lib.world.scenes import BACKGROUNDS, OBJECTS, Scene
 
 SURE = RaterSpec(miscount=0, noise=0, slant=0, lapse=0)  # says what it sees
 DOGS = [f"{word.title()} dog{'s' if word != 'one' else ''}" for word in COUNT_WORDS]

@@ -5,9 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from lib.perturbed import FORMS, all_perturbed, draw_perturbed
-from lib.prompts import grid, parse
-from lib.world import SEEN
+from lib.world.perturbed import FORMS, all_perturbed, draw_perturbed
+from lib.world.prompts import grid, parse
+from lib.world.scenes import SEEN
 
 PROMPTS = ["Two blue dogs in the forest", "Two blue dogs in the forest.", "A red colored apple", "One cat",
            "A rose on the moon"]  # fmt: skip

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 
-from lib import precision
-from lib.paths import ROOT
+from lib.ground import precision
+from lib.ground.paths import ROOT
 
 # Each makes PyTorch like another machine's before `lib` is imported.
 OTHER_MACHINES = {
@@ -27,9 +27,10 @@ OTHER_MACHINES = {
 
 @pytest.mark.parametrize("machine", OTHER_MACHINES)
 def test_everything_imports_on_other_machines(machine):
-    names = sorted(p.stem for p in (ROOT / "lib").glob("*.py") if p.stem not in ("__init__", "environment"))
+    files = [p.relative_to(ROOT / "lib").with_suffix("") for p in (ROOT / "lib").rglob("*.py")]
+    names = sorted(".".join(p.parts) for p in files if p.stem not in ("__init__", "environment"))
     script = f"{OTHER_MACHINES[machine]}\n" + "\n".join(f"import lib.{name}" for name in names)
-    script += "\nfrom lib import ahead\nahead.make(None, [])\nprint(lib.precision.FAST_BFLOAT16)"
+    script += "\nfrom lib.study import ahead\nahead.make(None, [])\nprint(lib.ground.precision.FAST_BFLOAT16)"
     result = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, env=os.environ | {"STUDY_BFLOAT16": ""}, capture_output=True, text=True
     )  # fmt: skip

@@ -8,11 +8,12 @@ import open_clip
 import pytest
 import torch
 
-from lib import models, preference
-from lib.paths import MODELS
-from lib.preference import PreferenceSpec, choice_loss, hits, last_layers
-from lib.reward import embed_images, embed_texts
-from lib.world import BACKGROUNDS, Scene, render
+from lib.ground.paths import MODELS
+from lib.images import models
+from lib.images.embedding import embed_images, embed_texts
+from lib.methods import preference
+from lib.methods.preference import PreferenceSpec, choice_loss, hits, last_layers
+from lib.world.scenes import BACKGROUNDS, Scene, render
 
 SPEC = PreferenceSpec(scale=15.0, epochs=10, batch=8, learning_rate=3e-3)
 

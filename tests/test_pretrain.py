@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from lib.adaptation import PREFIX
-from lib.models import MODELS
-from lib.precision import DEVICE
-from lib.preference_stages import ADAPTATIONS
-from lib.prompts import parse
+from lib.ground.precision import DEVICE
+from lib.images.models import MODELS
+from lib.methods.adaptation import PREFIX
+from lib.study.wu import ADAPTATIONS
+from lib.world.prompts import parse
 from pretrain.clip import contrastive_loss, make_clip, model_config, take_text_encoder, text_encoder
 from pretrain.mini_clip import NAMED, RESNET, said
 from pretrain.unet import NO_CAPTION

@@ -7,26 +7,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lib.prompts import (
+from lib.world.prompts import (
     CATEGORIES,
-    COUNT_PRIOR,
     COUNT_WORDS,
     PLACES,
     SINGULAR,
     Attributes,
-    CaptionNoise,
     checked,
     evaluation_prompts,
-    exact_caption,
     grid,
     parse,
     plural,
     selection_prompts,
     unseen_prompts,
-    web_pair,
     write,
-)  # fmt: skip
-from lib.world import BACKGROUNDS, COLOURS, OBJECTS, SEEN, UNSEEN, Scene
+)
+from lib.world.scenes import BACKGROUNDS, COLOURS, OBJECTS, SEEN, UNSEEN, Scene
+from lib.world.web import COUNT_PRIOR, CaptionNoise, exact_caption, web_pair  # fmt: skip
 
 GRID = grid()
 IMAGES_A_PROMPT = {"count": 60, "colour": 60, "background": 30, "combination": 6}

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from lib.rejection import best_of, by_prompt, chosen_weights, divergence, kept
+from lib.methods.rejection import best_of, by_prompt, chosen_weights, divergence, kept
 
 
 def by_hand(scores, quality, drawn: int, keep: int) -> float:

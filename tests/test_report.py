@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib import report
+from lib.desk import readme, report
 
 
 @pytest.fixture(autouse=True)
@@ -90,16 +90,16 @@ def test_the_readme_gets_its_values_once(tmp_path):
     report.timing("05_tuning", "laptop", 930.0, {"cores": 2})
     report.timing("06_trade", "laptop", 300.0, {"cores": 2})
     report.timing("06_trade", "full", 9000.0, {"cores": 2})
-    readme = tmp_path / "README.md"
-    readme.write_text(
+    page = tmp_path / "README.md"
+    page.write_text(
         "Up <!-- value:gain_percent -->?<!-- /value --> (<!-- value:gain_points --><!-- /value -->), "
         "<!-- value:minutes_05_tuning -->\n<!-- /value --> of "
         "<!-- value:minutes_total --><!-- /value --> min."
     )
-    values = report.readme_values("laptop")
-    assert report.fill_readme(readme, values) is True
-    assert report.fill_readme(readme, values) is False
-    assert readme.read_text("utf-8") == (
+    values = readme.readme_values("laptop")
+    assert readme.fill_readme(page, values) is True
+    assert readme.fill_readme(page, values) is False
+    assert page.read_text("utf-8") == (
         "Up <!-- value:gain_percent -->12.7 % [2.0, 23.4]<!-- /value --> "
         "(<!-- value:gain_points -->+12.7 points [2.0, 23.4]<!-- /value -->), "
         "<!-- value:minutes_05_tuning -->15.5<!-- /value --> of "
@@ -126,13 +126,13 @@ def test_a_notebook_opens_with_its_last_answer_and_its_minutes_at_each_size():
      ("<!-- value:gain -->1 <!-- value:gain -->2<!-- /value -->", "not closed")],
 )  # fmt: skip
 def test_a_readme_marker_that_cannot_be_filled_is_an_error(tmp_path, text, why):
-    readme = tmp_path / "README.md"
-    readme.write_text(text)
+    page = tmp_path / "README.md"
+    page.write_text(text)
     with pytest.raises(ValueError, match=why):
-        report.fill_readme(readme, {"gain": "1"})
-    assert readme.read_text("utf-8") == text
+        readme.fill_readme(page, {"gain": "1"})
+    assert page.read_text("utf-8") == text
 
 
 def test_a_smoke_run_leaves_the_readme_alone(monkeypatch):
-    monkeypatch.setattr(report, "fill_readme", lambda *_: pytest.fail("README touched"))
-    assert report.main(["--size", "smoke"]) == 0
+    monkeypatch.setattr(readme, "fill_readme", lambda *_: pytest.fail("README touched"))
+    assert readme.main(["--size", "smoke"]) == 0

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from lib import reward
-from lib.prompts import CATEGORIES, grid, parse
-from lib.reward import RewardSpec, prompt_classification_loss, train_reward
+from lib.images import embedding
+from lib.methods import reward
+from lib.methods.reward import RewardSpec, prompt_classification_loss, train_reward
+from lib.world.prompts import CATEGORIES, grid, parse
 
 SPEC = RewardSpec(width=64, epochs=12, batch=64)
 MEANINGS = np.random.default_rng(1).normal(size=(24, 16))
@@ -84,7 +85,7 @@ def test_prompts_are_classified_for_good_items_only(data):
 
 def test_each_good_image_is_scored_with_its_own_prompt_and_its_own_draws(data, monkeypatch):
     spec, seen = replace(SPEC, epochs=2, batch=1200), []
-    monkeypatch.setattr("lib.precision.FAST_BFLOAT16", False)  # rows are sorted by their first reward: no rounding
+    monkeypatch.setattr("lib.ground.precision.FAST_BFLOAT16", False)  # rows are sorted by their first reward: no rounding
     monkeypatch.setattr(
         reward, "prompt_classification_loss",
         lambda rewards, t: seen.append(rewards.detach().numpy()) or prompt_classification_loss(rewards, t),
@@ -337,4 +338,4 @@ def test_a_variant_is_trained_once_and_never_taken_for_another(stages):
 
 def test_the_clip_score_is_the_cosine():
     image, text = np.array([[3.0, 0], [1, 1], [0, -2]]), np.array([[5.0, 0], [2, 0], [0, 7]])
-    np.testing.assert_allclose(reward.clip_score(image, text), [1, 0.5**0.5, -1])
+    np.testing.assert_allclose(embedding.clip_score(image, text), [1, 0.5**0.5, -1])

@@ -10,10 +10,10 @@ import nbformat
 import pytest
 import torch
 
-from lib.paths import ROOT
+from lib.ground.paths import ROOT
 
 PARAMETERS = 'size = "smoke"  # smoke, laptop, full\nimages: int = 3  # a prompt'
-WRITES = "from lib import report\nreport.write('counted', {'images': images}, size, 'toy')"
+WRITES = "from lib.desk import report\nreport.write('counted', {'images': images}, size, 'toy')"
 
 
 def notebook(folder, name, *cells, parameters=PARAMETERS):
@@ -28,12 +28,12 @@ def notebook(folder, name, *cells, parameters=PARAMETERS):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """`run(*arguments)` is `python -m lib.run` with its reports under the test's own folder."""
+    """`run(*arguments)` is `python -m lib.desk.run` with its reports under the test's own folder."""
     monkeypatch.setenv("STUDY_REPORTS", str(tmp_path / "reports"))
 
     def command(*arguments, cwd=ROOT, **environment):
         return subprocess.run(
-            [sys.executable, "-m", "lib.run", *map(str, arguments)],
+            [sys.executable, "-m", "lib.desk.run", *map(str, arguments)],
             cwd=cwd, env=os.environ | environment, capture_output=True, text=True,
         )  # fmt: skip
 
@@ -87,7 +87,7 @@ def test_other_wrong_requests_are_refused_before_anything_runs(run, tmp_path):
      ("00_start_here", "prompt=A red dog", ("'A red dog'", "'A red colored dog'"))],
 )  # fmt: skip
 def test_a_parameter_out_of_its_domain_is_refused_before_the_first_cell(name, given, words, capsys):
-    from lib import run as runner
+    from lib.desk import run as runner
 
     assert runner.main([str(ROOT / "notebooks" / f"{name}.ipynb"), "--size", "smoke", "-p", given]) == 2
     said = capsys.readouterr()
@@ -160,7 +160,7 @@ def test_only_what_is_stale_is_run(run, tmp_path):
 
 
 def test_a_notebook_is_stale_when_a_result_that_it_read_changes_or_appears(run, tmp_path):
-    tolerant = "from lib import report\ntry: report.read('counted', size)\nexcept FileNotFoundError: pass"
+    tolerant = "from lib.desk import report\ntry: report.read('counted', size)\nexcept FileNotFoundError: pass"
     writer, at_smoke = notebook(tmp_path, "writer", WRITES), ("--size", "smoke")
     toy = notebook(tmp_path, "toy", tolerant)
     assert run(toy, *at_smoke).returncode == 0
@@ -176,58 +176,60 @@ def test_a_notebook_is_stale_when_a_result_that_it_read_changes_or_appears(run, 
 
 
 def test_code_and_data_decide_freshness(tmp_path, monkeypatch):
-    from lib import run as runner
+    from lib.desk import fresh
 
     toy = notebook(tmp_path, "toy")
     for folder in ("lib", "data/models/mini", "data/labels"):
         (tmp_path / folder).mkdir(parents=True)
     for name, folder in {"ROOT": "", "DATA": "data"}.items():
-        monkeypatch.setattr(runner, name, tmp_path / folder)
-    seen = [runner.fingerprint(toy, {}, "smoke")]
+        monkeypatch.setattr(fresh, name, tmp_path / folder)
+    seen = [fresh.fingerprint(toy, {}, "smoke")]
     for file, text in [
-        ("lib/world.py", "x = 1"), ("lib/world.py", "x = 2"), ("lib/part/deep.py", "x = 1"),
+        ("lib/world/scenes.py", "x = 1"), ("lib/world/scenes.py", "x = 2"), ("lib/part/deep.py", "x = 1"),
         ("pretrain/reading.py", "x = 1"), ("data/labels/people.parquet", "1"), ("data/labels/people.parquet", "2"),
         ("data/models/mini/SHA256SUMS", "ab  unet"), ("data/models/mini/unet.safetensors", "1"),
         ("data/sprites/dog.png", "1"), ("data/sprites/dog.png", "2"), ("data/claims.toml", "x = 1"),
     ]:  # fmt: skip
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(text)
-        seen.append(runner.fingerprint(toy, {}, "smoke"))
+        seen.append(fresh.fingerprint(toy, {}, "smoke"))
     assert len(set(seen)) == len(seen)
-    (tmp_path / "lib/world.py").write_text('"""A docstring."""\nx = 2  # a comment')
-    (tmp_path / "lib/run.py").write_text("the runner's own code shows in no result")
+    (tmp_path / "lib/world/scenes.py").write_text('"""A docstring."""\nx = 2  # a comment')
+    (tmp_path / "lib/desk").mkdir()
+    (tmp_path / "lib/desk/run.py").write_text("the runner's own code shows in no result")
     (tmp_path / "data/README.md").write_text("neither does this")
-    assert runner.fingerprint(toy, {}, "smoke") == seen[-1]
-    assert runner.fingerprint(toy, {}, "laptop") != seen[-1]
-    number, text = (runner.fingerprint(toy, {"images": value}, "smoke") for value in (3, "3"))
+    assert fresh.fingerprint(toy, {}, "smoke") == seen[-1]
+    assert fresh.fingerprint(toy, {}, "laptop") != seen[-1]
+    number, text = (fresh.fingerprint(toy, {"images": value}, "smoke") for value in (3, "3"))
     assert number != text
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch", "matplotlib", "pandas"])
 def test_another_version_of_a_library_makes_a_notebook_stale(library, tmp_path, monkeypatch):
-    from lib import run as runner
+    from lib.desk import fresh
 
     toy = notebook(tmp_path, "toy")
-    before, versions = runner.fingerprint(toy, {}, "smoke"), runner.versions
-    monkeypatch.setattr(runner, "versions", lambda names: versions(names) | {library: "0.1"})
-    assert library in versions((*runner.COMPUTING, *runner.DRAWING)) and runner.fingerprint(toy, {}, "smoke") != before
+    before, versions = fresh.fingerprint(toy, {}, "smoke"), fresh.versions
+    monkeypatch.setattr(fresh, "versions", lambda names: versions(names) | {library: "0.1"})
+    assert library in versions((*fresh.COMPUTING, *fresh.DRAWING)) and fresh.fingerprint(toy, {}, "smoke") != before
 
 
 @pytest.mark.parametrize("setting", ["STUDY_BFLOAT16", "STUDY_SEED"])
 def test_another_setting_of_the_study_makes_a_notebook_stale(setting, tmp_path, monkeypatch):
-    from lib import run as runner
+    from lib.desk import fresh
 
     toy = notebook(tmp_path, "toy")
     monkeypatch.delenv(setting, raising=False)
-    before = runner.fingerprint(toy, {}, "smoke")
+    before = fresh.fingerprint(toy, {}, "smoke")
     monkeypatch.setenv(setting, "1")
-    assert runner.fingerprint(toy, {}, "smoke") != before
+    assert fresh.fingerprint(toy, {}, "smoke") != before
 
 
 @pytest.mark.parametrize("name", ["claims.json", "notebooks/toy.ipynb", "figures/drawn.png"])
 def test_whatever_a_notebook_wrote_makes_it_stale_when_it_is_altered(name, run, tmp_path):
-    draws = "from lib import figures\nfigures.save(figures.plt.figure(), 'drawn', size)"
-    says = "from lib.cache import save_json\nfrom lib.paths import reports\nsave_json(reports(size) / 'claims.json', [1])"
+    draws = "from lib.desk import figures\nfigures.save(figures.plt.figure(), 'drawn', size)"
+    imports = "from lib.ground.cache import save_json\nfrom lib.ground.paths import reports\n"
+    says = f"{imports}save_json(reports(size) / 'claims.json', [1])"
     toy = notebook(tmp_path, "toy", draws, says)
     assert run(toy, "--size", "smoke").returncode == 0
     assert run(toy, "--size", "smoke", "--check").returncode == 0
@@ -237,7 +239,7 @@ def test_whatever_a_notebook_wrote_makes_it_stale_when_it_is_altered(name, run, 
 
 
 def test_a_quality_figure_that_was_altered_makes_its_notebook_stale(run, tmp_path):
-    says = "from lib import report\nreport.quality('gain', 0.1, 0.0, 0.2, 9, 1, size, 'toy')"
+    says = "from lib.desk import report\nreport.quality('gain', 0.1, 0.0, 0.2, 9, 1, size, 'toy')"
     toy = notebook(tmp_path, "toy", says)
     run(toy, "--size", "smoke")
     assert run(toy, "--size", "smoke", "--check").returncode == 0
@@ -288,7 +290,7 @@ def test_hours_of_work_are_not_started_unasked(run, tmp_path):
 
 @pytest.mark.parametrize("answer, starts", [("y", True), ("Yes", True), ("", False), ("n", False), ("maybe", False)])
 def test_somebody_at_a_terminal_is_asked(answer, starts, monkeypatch):
-    from lib import run as runner
+    from lib.desk import run as runner
 
     monkeypatch.setattr(runner, "has_gpu", lambda: False)
     monkeypatch.setattr(runner.sys, "stdin", SimpleNamespace(isatty=lambda: True))
@@ -316,7 +318,7 @@ def test_a_notebook_whose_results_are_not_there_names_the_one_to_run_first(reade
 
 
 def test_a_kernel_that_starts_in_another_folder_takes_relative_folders_for_the_same(run, tmp_path):
-    says = "from lib.paths import CACHE, reports\nassert CACHE.parent == reports(size).parent.parent, (CACHE, reports(size))"
+    says = "from lib.ground.paths import CACHE, reports\nassert CACHE.parent == reports(size).parent.parent"
     result = run(notebook(tmp_path, "toy", says), "--size", "smoke", cwd=tmp_path, STUDY_REPORTS="out", STUDY_CACHE="kept",
                  PYTHONPATH=str(ROOT))  # fmt: skip
     assert result.returncode == 0, result.stderr

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lib import cache, sampling
-from lib.cache import load_arrays
+from lib.ground import cache
+from lib.ground.cache import load_arrays
+from lib.images import sampling
 
 PROMPTS = ["Two blue dogs in the forest", "A red colored apple", "Six cats", "An apple on the moon", "Six cats"]
 SEEDS = [11, 12, 13, 14, 15]

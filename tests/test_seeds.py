@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from lib import prompts, seeds
-from lib.paths import ROOT
+from lib.ground import seeds
+from lib.ground.paths import ROOT
+from lib.world import prompts
 
 
 def test_without_a_number_of_the_study_the_streams_are_numpys_own():
@@ -37,7 +38,7 @@ def test_what_is_no_number_of_a_study_is_refused(text):
 
 
 def test_the_environment_gives_the_number():
-    command = [sys.executable, "-c", "from lib import seeds; print(seeds.STUDY)"]
+    command = [sys.executable, "-c", "from lib.ground import seeds; print(seeds.STUDY)"]
     for text, number in (("", "0"), (" 3 ", "3")):
         result = subprocess.run(command, cwd=ROOT, env=os.environ | {"STUDY_SEED": text}, capture_output=True, text=True)
         assert result.stdout == number + "\n", result.stderr

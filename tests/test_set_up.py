@@ -9,8 +9,8 @@ import zipfile
 
 import pytest
 
-from lib import environment
-from lib.paths import ROOT
+from lib.desk import environment
+from lib.ground.paths import ROOT
 
 LOCK = '# two, and one of another system\napple==1.0\npear-tree==2.0\nhaiku==9.9 ; sys_platform == "haiku"\n'
 # What a user, an outer make or an outer git may have set.
@@ -37,12 +37,13 @@ class Checkout:
     """A folder with what sets the study up, and a lock of two small packages."""
 
     def __init__(self, folder, wheels, oldest="(3, 11)"):
-        (folder / "lib").mkdir(parents=True)
+        (folder / "lib" / "desk").mkdir(parents=True)
         shutil.copy(ROOT / "Makefile", folder)
-        shutil.copy(ROOT / "lib" / "site.py", folder / "lib")  # never to be taken for the standard library's
+        shutil.copy(ROOT / "lib" / "desk" / "site.py", folder / "lib" / "desk")  # not to be taken for Python's own
         (folder / "lib" / "__init__.py").touch()
-        code = (ROOT / "lib" / "environment.py").read_text("utf-8")
-        (folder / "lib" / "environment.py").write_text(code.replace("OLDEST = (3, 11)", f"OLDEST = {oldest}"), "utf-8")
+        code = (ROOT / "lib" / "desk" / "environment.py").read_text("utf-8")
+        code = code.replace("OLDEST = (3, 11)", f"OLDEST = {oldest}")
+        (folder / "lib" / "desk" / "environment.py").write_text(code, "utf-8")
         (folder / "requirements.lock").write_text(LOCK, "utf-8")
         self.folder, self.venv = folder, folder / ".venv"
         self.given = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": wheels.as_uri(), "PIP_CONFIG_FILE": os.devnull}
@@ -216,7 +217,7 @@ def test_a_sound_environment_is_used_where_no_other_python_is_there(sound, pytho
 
 
 def test_an_old_python_can_read_the_file_that_refuses_it():
-    text = (ROOT / "lib" / "environment.py").read_text("utf-8")
+    text = (ROOT / "lib" / "desk" / "environment.py").read_text("utf-8")
     tree = ast.parse(text, feature_version=(3, 6))
     for node in ast.walk(tree):
         assert not isinstance(node, (ast.NamedExpr, ast.Match, ast.AnnAssign))
@@ -328,7 +329,7 @@ def test_a_folder_renamed_after_the_set_up_works(sound):
 
 def test_the_link_alone_is_made_for_conda(sound):
     (sound.site / "human_feedback.pth").unlink()
-    command = [sound.venv / "bin" / "python", "-I", "lib/environment.py", "--link"]
+    command = [sound.venv / "bin" / "python", "-I", "lib/desk/environment.py", "--link"]
     done = subprocess.run(command, cwd=sound.folder, env=PLAIN, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert sound.python("import lib; print('found')") == "found\n"
@@ -447,7 +448,9 @@ def test_a_clone_has_every_byte_whatever_its_owner_has_set(repository, tmp_path,
 
 
 @needs_git
-@pytest.mark.parametrize("path", ["lib/run.py", "tests/x.py", "reports/quality.json", "reports/timings.json", "data/x.json"])
+@pytest.mark.parametrize(
+    "path", ["lib/desk/run.py", "tests/x.py", "reports/quality.json", "reports/timings.json", "data/x.json"]
+)
 def test_git_keeps_the_study_and_its_results(repository, path):
     assert git(repository, "check-ignore", "-q", "--no-index", path, check=False).returncode == 1
 

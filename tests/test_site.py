@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import nbformat
 import pytest
 
-from lib import claims, figures, site
+from lib.desk import charts, claims, figures, site
 
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 HEAD = '<img src="data:image/png;base64,AA" alt="a dot">'
@@ -167,7 +167,7 @@ def saved(tmp_path, monkeypatch):
 
 def test_a_chart_in_words_has_its_axis_and_each_named_value(saved):
     figure, axis = plt.subplots()
-    figures.bars({"base": (0.4, 0.3, 0.5), "tuned": (0.512, 0.4, 0.6)}, axis, "good (%), 120 prompts", lines={"chance": 0.5})
+    charts.bars({"base": (0.4, 0.3, 0.5), "tuned": (0.512, 0.4, 0.6)}, axis, "good (%), 120 prompts", lines={"chance": 0.5})
     assert saved(figure) == "Chart. good (%), 120 prompts. Shown: base 40, tuned 51.2, chance."
 
 
@@ -189,7 +189,7 @@ def test_a_contact_sheet_in_words_tells_its_rows_and_titles(saved):
 def test_the_claims_figure_tells_verdicts_by_shape_and_leaves_out_what_was_not_tested(saved):
     row = dict(value=0.5, low=0.4, high=0.6, n=120, seeds=1, paper_value=0.47, unit="%", verdict="reproduced", name="Votes")
     other = row | dict(name="Distance", unit="%change", verdict="not reproduced", paper_value=None, low=None, high=None)
-    figure = figures.claims([row, other, row | dict(name="Later", value=None, verdict="cannot be tested here")])
+    figure = charts.claims([row, other, row | dict(name="Later", value=None, verdict="cannot be tested here")])
     shapes = [line.get_marker() for axis in figure.axes for line in axis.lines]
     assert "o" in shapes and "s" in shapes and "X" in shapes
     words = saved(figure)

@@ -2,16 +2,16 @@
 
 import pytest
 
-from lib import source
-from lib.cache import digest_of
-from lib.study import Study
+from lib.ground import source
+from lib.ground.cache import digest_of
+from lib.study.lee import LeeStudy
 
 SOURCES = {
-    "lib.a": "from lib import b\nimport lib.paths\ndef f():\n    '''Doc.'''\n    return b.x",
+    "lib.a": "from lib import b\nimport lib.ground.paths\ndef f():\n    '''Doc.'''\n    return b.x",
     "lib.b": "from .c import y\nx = 1",
     "lib.c": "y = 2",
     "lib.lonely": "z = 3",
-    "lib.paths": "ROOT = 1",
+    "lib.ground.paths": "ROOT = 1",
 }
 
 
@@ -22,7 +22,7 @@ def test_comments_docstrings_and_layout_are_not_code():
     assert source.code_digest("x = 1.0") != source.code_digest("x = 1")
 
 
-@pytest.mark.parametrize("changed, counts", [("a", 1), ("b", 1), ("c", 1), ("lonely", 0), ("paths", 0)])
+@pytest.mark.parametrize("changed, counts", [("a", 1), ("b", 1), ("c", 1), ("lonely", 0), ("ground.paths", 0)])
 def test_the_source_of_a_stage_is_its_module_and_what_that_imports(changed, counts):
     edited = SOURCES | {f"lib.{changed}": SOURCES[f"lib.{changed}"] + "\nw = 9"}
     differs = source.source_fingerprint("lib.a", edited) != source.source_fingerprint("lib.a", SOURCES)
@@ -30,8 +30,8 @@ def test_the_source_of_a_stage_is_its_module_and_what_that_imports(changed, coun
 
 
 def test_this_studys_own_modules_are_known_and_their_plumbing_is_left_out():
-    assert {"lib.cache", "lib.paths"} <= set(source.SOURCES)
-    assert source.source_fingerprint("lib.cache") == digest_of({})
+    assert {"lib.ground.cache", "lib.ground.paths"} <= set(source.SOURCES)
+    assert source.source_fingerprint("lib.ground.cache") == digest_of({})
 
 
 GLUE = """
@@ -60,9 +60,9 @@ def test_a_function_is_known_by_itself_and_what_it_names_in_its_module(was, beco
 
 
 def test_methods_partials_and_inner_functions_are_known_by_the_method_that_they_are_written_in():
-    a, b = Study("smoke"), Study("laptop")
+    a, b = LeeStudy("smoke"), LeeStudy("laptop")
     assert source.function_fingerprint(a.generator()) == source.function_fingerprint(b.generator())
-    assert source.function_fingerprint(a.real_pairs) == source.function_fingerprint(Study.real_pairs)
+    assert source.function_fingerprint(a.real_pairs) == source.function_fingerprint(LeeStudy.real_pairs)
     assert source.function_fingerprint(a.real_pairs) != source.function_fingerprint(a.drawn_pairs)
 
 

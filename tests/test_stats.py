@@ -4,15 +4,13 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from lib.stats import (
+from lib.ground.stats import (
     Interval,
     cluster_bootstrap,
     fleiss_kappa,
     grouped_pairwise_accuracy,
     krippendorff_alpha,
-    majority_label,
     paired_difference,
-    pairwise_accuracy,
     share_interval,
     votes,
 )  # fmt: skip
@@ -113,44 +111,6 @@ def test_agreement_refuses_tables_without_two_ratings_of_one_item(agreement):
 def test_alpha_refuses_an_unknown_level_and_names_the_known_ones():
     with pytest.raises(ValueError, match="unknown level 'ratio': one of nominal, ordinal, interval"):
         krippendorff_alpha(BINARY, "ratio")
-
-
-def test_a_majority_ignores_missing_votes_and_gives_no_label_to_ties():
-    ratings = [[1, 1, 0], [1, 0, _], [0, _, _], [_, _, _], [2, 2, 1]]
-    assert majority_label(ratings).tolist() == pytest.approx([1, _, 0, _, 2], nan_ok=True)
-    assert majority_label(ratings, at_least=2).tolist() == pytest.approx([1, _, _, _, 2], nan_ok=True)
-    with pytest.raises(ValueError, match="at least one rating"):
-        majority_label([[_, _]])
-
-
-def test_pairwise_accuracy_is_one_for_the_same_order_and_zero_for_the_reverse():
-    assert pairwise_accuracy([0.9, 0.5, 0.1], [1, 2, 3]) == 1
-    assert pairwise_accuracy([0.1, 0.5, 0.9], [1, 2, 3]) == 0
-    assert pairwise_accuracy([0.1, 0.5, 0.9], [1, 2, 3], lower_is_better=False) == 1
-    assert pairwise_accuracy([0.5, 0.9, 0.1], [1, 2, 3]) == pytest.approx(2 / 3)
-
-
-def test_pairs_that_raters_tied_are_dropped_or_count_half():
-    scores, ranks = [0.9, 0.5, 0.1], [1, 1, 2]
-    assert pairwise_accuracy(scores, ranks, return_pairs=True) == (1.0, 2)
-    assert pairwise_accuracy(scores, ranks, ties="half", return_pairs=(True)) == (pytest.approx(5 / 6), 3)
-    with pytest.raises(ValueError, match="drop or half"):
-        pairwise_accuracy(scores, ranks, ties="keep")
-
-
-def test_a_constant_score_sits_at_one_half():
-    assert pairwise_accuracy(np.zeros(5), np.arange(5)) == 0.5
-    assert grouped_pairwise_accuracy(np.zeros(4), [1, 0, 1, 0], list("aabb")).right.eq(0.5).all()
-
-
-def test_pairs_are_made_within_a_prompt_only_and_without_unranked_items():
-    scores = [[5.0, 4.0, 3.0], [1.0, 2.0, 0.0]]
-    ranks = [[1, 2, 3], [1, 2, _]]
-    assert pairwise_accuracy(scores, ranks, return_pairs=True) == (pytest.approx(3 / 4), 4)
-    with pytest.raises(ValueError, match="^1 of 2 values of scores of ranked items are NaN"):
-        pairwise_accuracy([1, _], [1, 2])
-    with pytest.raises(ValueError, match="no pair"):
-        pairwise_accuracy([1, 2], [1, 1])
 
 
 @pytest.fixture

@@ -11,13 +11,18 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import config, finetune, models, prompts, reward, sampling, study, votes
-from lib.cache import Artifact, digest_of
-from lib.config import SIZES
-from lib.finetune import FinetuneSpec
-from lib.paths import ROOT
-from lib.study import ARMS, FULL_METHOD, OTHER_WEIGHTINGS, Study
-from lib.world import OBJECTS, SEEN, UNSEEN
+from lib.feedback import votes
+from lib.ground import sizes
+from lib.ground.cache import Artifact, digest_of
+from lib.ground.paths import ROOT
+from lib.ground.sizes import SIZES
+from lib.images import models, sampling
+from lib.methods import finetune, reward
+from lib.methods.finetune import FinetuneSpec
+from lib.study import common
+from lib.study.lee import ARMS, FULL_METHOD, OTHER_WEIGHTINGS, LeeStudy
+from lib.world import prompts
+from lib.world.scenes import OBJECTS, SEEN, UNSEEN
 
 SPEC = FinetuneSpec(beta=0.7, seed=3)
 
@@ -49,7 +54,7 @@ def objects(texts) -> set[str]:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_unseen_objects_are_in_no_image_that_is_labelled_or_trained_on(asked, size):
-    made = Study(size)
+    made = LeeStudy(size)
     made.labelled_images, made.unlabelled_images, made.unseen_images  # noqa: B018
     labelled, unlabelled, unseen = asked
     assert [a.stream for a in asked] == ["labelled", "unlabelled", "unseen"]
@@ -60,7 +65,7 @@ def test_unseen_objects_are_in_no_image_that_is_labelled_or_trained_on(asked, si
 
 @pytest.mark.parametrize("size", SIZES)
 def test_no_two_images_of_a_stream_share_prompt_and_start_noise(asked, size):
-    made = Study(size)
+    made = LeeStudy(size)
     made.labelled_images, made.unlabelled_images, made.unseen_images  # noqa: B018
     made.evaluation_images(), made.selection_images()
     for a in asked:
@@ -71,7 +76,7 @@ def test_no_two_images_of_a_stream_share_prompt_and_start_noise(asked, size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_each_prompt_gets_its_categorys_number_of_images(asked, size):
-    made = Study(size)
+    made = LeeStudy(size)
     made.labelled_images  # noqa: B018
     drawn = asked[0].prompts
     for category, count, images in zip(prompts.CATEGORIES, SIZES[size].prompts, SIZES[size].images, strict=True):
@@ -86,7 +91,7 @@ def test_the_full_size_is_the_papers():
 
 @pytest.mark.parametrize("size", SIZES)
 def test_settings_are_chosen_on_prompts_and_objects_apart_from_the_evaluations(asked, size):
-    made = Study(size)
+    made = LeeStudy(size)
     made.evaluation_images(), made.selection_images()
     evaluation, selection = asked
     assert not objects(evaluation.prompts) & objects(selection.prompts)
@@ -97,7 +102,7 @@ def test_settings_are_chosen_on_prompts_and_objects_apart_from_the_evaluations(a
 
 
 def test_every_model_is_evaluated_from_the_same_start_noise(asked):
-    made, unet = Study("smoke"), artifact("unet")
+    made, unet = LeeStudy("smoke"), artifact("unet")
     for ask in (made.evaluation_images, made.selection_images, made.fidelity_images):
         asked.clear()
         ask(), ask((unet, 6)), ask((unet, 3))
@@ -111,7 +116,7 @@ def test_every_model_is_evaluated_from_the_same_start_noise(asked):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_there_are_as_many_candidates_as_the_size_says_and_the_evaluation_images_are_among_them(asked, size):
-    made, unet = Study(size), artifact("unet")
+    made, unet = LeeStudy(size), artifact("unet")
     made.candidate_images(), made.candidate_images((unet, 6))
     half = len(asked) // 2
     base, tuned = asked[:half], asked[half:]
@@ -128,7 +133,7 @@ def test_there_are_as_many_candidates_as_the_size_says_and_the_evaluation_images
 @pytest.mark.parametrize("kind", ["evaluation", "fidelity"])
 def test_the_few_images_of_a_model_are_those_that_an_adapted_one_draws(asked, monkeypatch, kind, size):
     monkeypatch.setattr(sampling, "numbered_below", lambda images, limit: (images, limit))
-    made, unet = Study(size), (artifact("unet"), 6)
+    made, unet = LeeStudy(size), (artifact("unet"), 6)
     _, limit = made.few_images(kind, unet)
     made.adapted_images(kind, unet=unet)
     whole, drawn = asked
@@ -143,7 +148,7 @@ def test_the_few_images_of_a_model_are_those_that_an_adapted_one_draws(asked, mo
 
 
 def test_images_that_are_voted_on_share_no_start_noise_with_any_others(asked):
-    made, unet = Study("smoke"), artifact("unet")
+    made, unet = LeeStudy("smoke"), artifact("unet")
     made.vote_images(), made.vote_images((unet, 6))
     base, tuned = asked
     assert base.prompts == tuned.prompts and base.numbers == tuned.numbers and base.stream != tuned.stream
@@ -154,7 +159,7 @@ def test_images_that_are_voted_on_share_no_start_noise_with_any_others(asked):
 
 def test_a_side_gathers_the_chosen_images_of_all_its_sets(monkeypatch):
     sets = {"x": ["One dog"] * 4 + ["Two dogs"] * 2, "y": ["Two dogs"] * 4}
-    made = Study("smoke")
+    made = LeeStudy("smoke")
 
     def shown(a):
         n, first = len(sets[a.key]), 0 if a.key == "x" else 6
@@ -162,8 +167,8 @@ def test_a_side_gathers_the_chosen_images_of_all_its_sets(monkeypatch):
         return sampling.ImageSet(pixels, sets[a.key], list(range(n)), [f"{a.key}{i}" for i in range(n)])
 
     monkeypatch.setattr(sampling, "load_images", shown)
-    monkeypatch.setattr(Study, "looks", lambda self, a, judge: {"count": shown(a).pixels[:, 0, 0, :1] / 1.0})
-    monkeypatch.setattr(Study, "realism", lambda self, pixels: pixels[:, 0, 0, 0])
+    monkeypatch.setattr(LeeStudy, "looks", lambda self, a, judge: {"count": shown(a).pixels[:, 0, 0, :1] / 1.0})
+    monkeypatch.setattr(LeeStudy, "realism", lambda self, pixels: pixels[:, 0, 0, 0])
     monkeypatch.setattr(votes, "side", lambda *args: args)
     rows = np.array([[3, 1, 0, 2], [9, 4, 6, 7]])
     seen, real, digests, texts, _ = made.side([artifact("x"), artifact("y")], rows)
@@ -173,7 +178,7 @@ def test_a_side_gathers_the_chosen_images_of_all_its_sets(monkeypatch):
 
 
 def test_fidelity_and_pre_training_take_different_web_pairs():
-    made = Study("smoke")
+    made = LeeStudy("smoke")
     (captions, scenes), (others, _) = made.web_pairs(64, 1), made.web_pairs(64, 2)
     again = made.web_pairs(64, 1)
     assert made.web_captions(64, 1) == captions
@@ -184,8 +189,8 @@ def test_fidelity_and_pre_training_take_different_web_pairs():
 
 
 def test_an_item_of_a_sorted_list_is_numbered_by_how_often_it_came_before():
-    assert study._earlier([0, 0, 0, 2, 5, 5]) == [0, 1, 2, 0, 0, 1]
-    assert study._earlier([]) == []
+    assert common._earlier([0, 0, 0, 2, 5, 5]) == [0, 1, 2, 0, 0, 1]
+    assert common._earlier([]) == []
 
 
 # ---- rewards ------------------------------------------------------------------------------------------------------
@@ -196,7 +201,7 @@ def labelled(asked, monkeypatch):
     """A study with five labelled images, of which the last is held out."""
     shown = sampling.ImageSet(np.zeros((5, 64, 64, 3), np.uint8), list("pqrst"), [0] * 5, list("abcde"))
     monkeypatch.setattr(sampling, "load_images", lambda made: shown)
-    made = Study("smoke")
+    made = LeeStudy("smoke")
     rows = [("e", "t", "labeller-1", "good"), ("c", "r", "labeller-1", "skip"), ("b", "q", "labeller-2", "bad"),
             ("d", "s", "labeller-2", "good"), ("a", "p", "labeller-1", "good"),
             ("b", "q", "labeller-1", "good")]  # fmt: skip
@@ -267,17 +272,17 @@ def tuned(asked, monkeypatch, pipe):
         return sampling.ImageSet(np.zeros((n, 64, 64, 3), np.uint8), ["Six cats"] * n, list(range(n)), ["d"] * n)
 
     monkeypatch.setattr(sampling, "load_images", shown)
-    monkeypatch.setattr(Study, "rewards", lambda self, spec=None, seeds=None: [])
-    monkeypatch.setattr(Study, "scores", lambda self, images, rewards: scores[images.key][None])
-    monkeypatch.setattr(Study, "web_captions", lambda self, n, first: {1: ["a dog"] * n}[first])  # as `web_latents`
-    monkeypatch.setattr(Study, "latents", lambda self, made: torch.zeros(images[made.key], 16, 8, 8))
-    monkeypatch.setattr(Study, "web_latents", lambda self: torch.zeros(self.size.pretraining, 16, 8, 8))
+    monkeypatch.setattr(LeeStudy, "rewards", lambda self, spec=None, seeds=None: [])
+    monkeypatch.setattr(LeeStudy, "scores", lambda self, images, rewards: scores[images.key][None])
+    monkeypatch.setattr(LeeStudy, "web_captions", lambda self, n, first: {1: ["a dog"] * n}[first])  # as `web_latents`
+    monkeypatch.setattr(LeeStudy, "latents", lambda self, made: torch.zeros(images[made.key], 16, 8, 8))
+    monkeypatch.setattr(LeeStudy, "web_latents", lambda self: torch.zeros(self.size.pretraining, 16, 8, 8))
 
     def record(load, model, web, spec, inputs):
         return SimpleNamespace(model=model(pipe), web=web(pipe), spec=spec, inputs=inputs)
 
     monkeypatch.setattr(finetune, "tuned", record)
-    return lambda arm: Study("smoke").finetuned(arm, SPEC)
+    return lambda arm: LeeStudy("smoke").finetuned(arm, SPEC)
 
 
 def test_arms_differ_in_images_weights_and_beta_as_their_names_say(tuned):
@@ -321,13 +326,13 @@ def test_the_work_of_a_size_counts_the_arms_and_settings_that_are_trained():
     book = json.loads((ROOT / "notebooks" / "05_fine_tuning.ipynb").read_text("utf-8"))
     (cell,) = [c for c in book["cells"] if "parameters" in c["metadata"].get("tags", [])]
     given = {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse("".join(cell["source"])).body}
-    assert config.TRAINED == len(ARMS) and config.TRIED == len(given["learning_rates"]) * len(given["betas"])
-    assert config.unet_runs({"to label": 3, "trained on": 2}) == 3 * 2 * config.SAMPLING_STEPS + 2 * 3
-    assert config.cpu_hours("smoke") < config.cpu_hours("laptop") == config.LAPTOP_HOURS < config.cpu_hours("full")
+    assert sizes.TRAINED == len(ARMS) and sizes.TRIED == len(given["learning_rates"]) * len(given["betas"])
+    assert sizes.unet_runs({"to label": 3, "trained on": 2}) == 3 * 2 * sizes.SAMPLING_STEPS + 2 * 3
+    assert sizes.cpu_hours("smoke") < sizes.cpu_hours("laptop") == sizes.LAPTOP_HOURS < sizes.cpu_hours("full")
 
 
 def test_an_unknown_arm_or_size_is_refused(tuned):
     with pytest.raises(ValueError, match="^unknown arm 'r = 1': one of human-labelled only, "):
         tuned("r = 1")
     with pytest.raises(ValueError, match="^unknown size 'huge': one of smoke, laptop, full$"):
-        Study("huge")
+        LeeStudy("huge")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from test_panel import SURE, many, rows, seen_as
 
-from lib import votes
-from lib.panel import EVALUATORS, RaterSpec, rate, strengths
-from lib.prompts import evaluation_prompts, parse
-from lib.votes import PAPER_OUTCOMES, PAPER_SHARES, QUESTIONS, TIE_SHARES, Side, VoteSpec, side
-from lib.world import UNSEEN, Scene
+from lib.feedback import votes
+from lib.feedback.panel import EVALUATORS, RaterSpec, rate, strengths
+from lib.feedback.votes import PAPER_OUTCOMES, PAPER_SHARES, QUESTIONS, TIE_SHARES, Side, VoteSpec, side
+from lib.world.prompts import evaluation_prompts, parse
+from lib.world.scenes import UNSEEN, Scene
 
 PROMPTS = evaluation_prompts()[::2]
 QUIET = VoteSpec(raters=SURE, noise=0, lean=0)

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib import source, web, world
-from lib.study import Study
+from lib.ground import source
+from lib.study.lee import LeeStudy
+from lib.world import scenes, web
 
 
 def test_captions_are_those_of_the_pairs_and_each_stream_has_its_own():
     captions, pixels = web.pairs(6, 2)
-    assert captions == web.captions(6, 2) == Study("smoke").web_captions(6, 2)
-    np.testing.assert_array_equal(pixels, Study("smoke").web_pairs(6, 2)[1])
+    assert captions == web.captions(6, 2) == LeeStudy("smoke").web_captions(6, 2)
+    np.testing.assert_array_equal(pixels, LeeStudy("smoke").web_pairs(6, 2)[1])
     assert web.captions(6, 3) != captions and pixels.shape == (6, 64, 64, 3)
 
 
@@ -28,9 +29,9 @@ def altered(png: bytes) -> bytes:
 
 @pytest.mark.parametrize("object", ["dog", "wolf", "apple"])
 def test_a_changed_glyph_is_other_pairs(object, monkeypatch):
-    before, glyphs = web.digest(6, 2), world.glyphs()
-    assert set(glyphs) == set(world.OBJECTS)
-    monkeypatch.setattr(world, "glyphs", lambda: glyphs | {object: altered(glyphs[object])})
+    before, glyphs = web.digest(6, 2), scenes.glyphs()
+    assert set(glyphs) == set(scenes.OBJECTS)
+    monkeypatch.setattr(scenes, "glyphs", lambda: glyphs | {object: altered(glyphs[object])})
     assert web.digest(6, 2) != before
 
 
@@ -39,7 +40,7 @@ def test_other_numbers_are_other_pairs(count, stream):
     assert web.digest(count, stream) != web.digest(6, 2) == web.digest(6, 2)
 
 
-@pytest.mark.parametrize("module", ["lib.world", "lib.prompts", "lib.web"])
+@pytest.mark.parametrize("module", ["lib.world.scenes", "lib.world.prompts", "lib.world.web"])
 def test_the_code_that_words_and_draws_is_part_of_what_they_are(module):
     edited = source.SOURCES | {module: source.SOURCES[module] + "\nx = 1"}
-    assert source.source_fingerprint("lib.web", edited) != source.source_fingerprint("lib.web")
+    assert source.source_fingerprint("lib.world.web", edited) != source.source_fingerprint("lib.world.web")

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import label as connected
 
-from lib.world import (
+from lib.world.scenes import (
     BACKGROUNDS,
-    BAD_KINDS,
     CELL,
     COLOURS,
     GLYPH_SIZES,
@@ -25,9 +24,9 @@ from lib.world import (
     background,
     positions,
     render,
-    render_bad,
     sprite,
-)  # fmt: skip
+)
+from pretrain.spoiled import BAD_KINDS, render_bad  # fmt: skip
 
 DOG = Scene(3, "blue", "dog", "forest")
 

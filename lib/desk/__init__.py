@@ -1,0 +1,1 @@
+"""What leaves a notebook, and what runs notebooks."""

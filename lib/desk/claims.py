@@ -1,0 +1,245 @@
+"""The papers' claims, each held against this study's numbers by a rule of `data/claims.toml` that was fixed before them.
+
+A claim's parts read rows that notebooks stored with `report.write`; what is not there yet is a reason, not an error.
+"""
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib.desk import report
+from lib.ground.cache import save_json
+from lib.ground.paths import DATA, reports
+
+TABLE = DATA / "claims.toml"
+KEYS = (
+    "paper", "where", "claim", "rule", "paper_value", "value", "low", "high", "n", "seeds", "verdict", "notebook", "figure",
+)  # fmt: skip
+VERDICTS = ("reproduced", "not reproduced", "cannot be tested here")
+CLAIM = {"paper", "name", "at", "claim", "paper_value", "unit", "notebook", "figure", "parts", "reason"}
+PART = {"of", "row", "value", "bounds", "less", "relative"}
+TESTS = ("above", "below", "at_least", "at_most", "near")
+UNITS = ("%", "points", "%change", "images")
+COUNTS = ("n", "queries", "pairs", "images", "prompts")  # what an interval is over: the first that a row has
+
+
+class Missing(Exception):
+    """What a rule needs is not there; the message says what."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a part measured and whether its test holds: `state` is holds, fails, not resolved or missing."""
+
+    state: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    seeds: int | None = None
+    reason: str = ""
+
+
+# ---- the table -------------------------------------------------------------------------------------------
+
+
+def load(path: Path = TABLE) -> tuple[str, list[dict]]:
+    """The first paper and all claims (one of another paper names it); raises ValueError on one that is not whole."""
+    table = tomllib.loads(report.noted(path).read_text("utf-8"))
+    for claim in table["claim"]:
+        checked(claim)
+    names = [claim["name"] for claim in table["claim"]]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"claims named twice: {', '.join(twice)}")
+    return table["paper"], table["claim"]
+
+
+def checked(claim: dict) -> dict:
+    """The claim; raises ValueError when a key is unknown or missing, or a part has not exactly one test."""
+    name = claim.get("name", "a claim without name")
+    if unknown := set(claim) - CLAIM:
+        raise ValueError(f"{name}: unknown {', '.join(sorted(unknown))}")
+    if lacking := {"name", "at", "claim", "notebook", "figure"} - set(claim):
+        raise ValueError(f"{name}: lacks {', '.join(sorted(lacking))}")
+    if ("parts" in claim) == ("reason" in claim):
+        raise ValueError(f"{name}: needs parts or a reason why not, and not both")
+    for part in claim.get("parts", ()):
+        if unknown := set(part) - PART - set(TESTS):
+            raise ValueError(f"{name}: unknown {', '.join(sorted(unknown))} in a part")
+        if len(set(part) & set(TESTS)) != 1 or not {"of", "row"} <= set(part):
+            raise ValueError(f"{name}: a part has `of`, `row` and exactly one test")
+    if "parts" in claim and claim.get("unit") not in UNITS:
+        raise ValueError(f"{name}: the unit is one of {', '.join(UNITS)}")
+    return claim
+
+
+# ---- a part ----------------------------------------------------------------------------------------------
+
+
+def chosen(rows: list[dict], row: dict, of: str) -> dict:
+    """The one row whose columns have these values (a list: any of them)."""
+    rows = [rows] if isinstance(rows, dict) else rows
+    if absent := [column for column in row if not any(column in r for r in rows)]:
+        raise Missing(f"result '{of}' has no column {', '.join(absent)}")
+    allowed = {column: value if isinstance(value, list) else [value] for column, value in row.items()}
+    hits = [r for r in rows if all(r.get(column) in values for column, values in allowed.items())]
+    if len(hits) != 1:
+        wanted = ", ".join(f"{column} = {value}" for column, value in row.items())
+        raise Missing(f"result '{of}' has {len(hits) or 'no'} rows with {wanted}")
+    return hits[0]
+
+
+def number(row: dict, column: str, of: str) -> float:
+    """A row's number."""
+    if not isinstance(row.get(column), (int, float)):
+        raise Missing(f"result '{of}' has no number in column {column}")
+    return row[column]
+
+
+def interval(row: dict, part: dict) -> tuple[float, float | None, float | None]:
+    """The part's value with its bounds (None: has none) in a row."""
+    column, of = part.get("value", "value"), part["of"]
+    value = number(row, column, of)
+    low, high = part.get("bounds") or (("low", "high") if column == "value" else (f"{column}_low", f"{column}_high"))
+    return value, row.get(low), row.get(high)
+
+
+def count(row: dict) -> int | None:
+    """What the row's interval is over, by the first of COUNTS that it has."""
+    return next((int(row[c]) for c in COUNTS if row.get(c) is not None), None)
+
+
+def difference(a: tuple, b: tuple, relative: bool) -> tuple[float, float | None, float | None]:
+    """a - b, each (value, low, high), with the widest bounds that both intervals allow; relative: as a share of b."""
+    (x, x_low, x_high), (y, y_low, y_high) = a, b
+    if relative and min(y, y if y_low is None else y_low) <= 0:
+        raise Missing("a share of what may be zero is not defined")
+    if None in (x_low, x_high, y_low, y_high):
+        bounds = None, None
+    elif relative:
+        bounds = x_low / y_high - 1, x_high / y_low - 1
+    else:
+        bounds = x_low - y_high, x_high - y_low
+    return (x / y - 1 if relative else x - y), *bounds
+
+
+def measured(part: dict, read: Callable[[str], list[dict]]) -> Found:
+    """A part's numbers and the state of its test."""
+    of = part["of"]
+    try:
+        rows = read(of)
+        row = chosen(rows, part["row"], of)
+        numbers = interval(row, part)
+        if "less" in part:
+            other = chosen(rows, part["row"] | part["less"], of)
+            numbers = difference(numbers, interval(other, part), part.get("relative", False))
+        state = state_of(part, *numbers)
+    except Missing as missing:
+        return Found("missing", reason=str(missing))
+    seeds = row.get("seeds", 1)  # a result that names none ran once
+    return Found(state, *numbers, count(row), len(seeds) if isinstance(seeds, list) else seeds)
+
+
+def state_of(part: dict, value: float, low: float | None, high: float | None) -> str:
+    """holds, fails, or not resolved where the interval lies on both sides."""
+    (test,) = set(part) & set(TESTS)
+    if test in ("above", "below"):
+        if low is None or high is None:
+            raise Missing(f"result '{part['of']}' has no interval for this rule")
+        bound = part[test]
+        right, wrong = (high < bound, low >= bound) if test == "below" else (low > bound, high <= bound)
+        return "holds" if right else "fails" if wrong else "not resolved"
+    if test == "near":
+        target, margin = part["near"]
+        return "holds" if abs(value - target) <= margin + 1e-9 else "fails"
+    return "holds" if (value >= part[test] if test == "at_least" else value <= part[test]) else "fails"
+
+
+def in_words(part: dict, unit: str) -> tuple[str, str, str]:
+    """The part's rule as three phrases: the quantity, the row (or two), and what must hold."""
+    (test,) = set(part) & set(TESTS)
+    row = ", ".join(str(v[0] if isinstance(v, list) else v) for v in part["row"].values())
+    quantity = f"{part.get('value', 'value').replace('_', ' ')} in '{part['of']}' of"
+    if "less" in part:
+        row += " less " + ", ".join(map(str, part["less"].values())) + (" (relative)" if part.get("relative") else "")
+    if test == "near":
+        target, margin = part["near"]
+        width = shown(margin, "points" if unit == "%" else unit).lstrip("+")
+        return quantity, row, f"within {width} of {shown(target, unit)}"
+    words = dict(zip(TESTS, ("lower 95 % bound above", "upper 95 % bound below", "at least", "at most"), strict=False))
+    return quantity, row, f"{words[test]} {shown(part[test], unit)}"
+
+
+def rule_of(claim: dict) -> str:
+    """All parts in words, those alike but for the row together."""
+    rows = {}
+    for quantity, row, test in (in_words(part, claim["unit"]) for part in claim["parts"]):
+        rows.setdefault((quantity, test), []).append(f"({row})")
+    return "; ".join(f"{quantity} {' and '.join(where)}: {test}" for (quantity, test), where in rows.items())
+
+
+# ---- a claim ---------------------------------------------------------------------------------------------
+
+
+def judged(claim: dict, read: Callable[[str], list[dict]]) -> tuple[str, list[Found], str]:
+    """The verdict, what each part found, and why the verdict is not `reproduced` (empty when it is)."""
+    if "reason" in claim:
+        return VERDICTS[2], [], claim["reason"]
+    parts = [measured(part, read) for part in claim["parts"]]
+    states = [part.state for part in parts]
+    if "missing" in states:
+        return VERDICTS[2], parts, next(p.reason for p in parts if p.state == "missing")
+    if all(state == "holds" for state in states):
+        return VERDICTS[0], parts, ""
+    return VERDICTS[1], parts, "the rule fails" if "fails" in states else "not resolved: the interval lies on both sides"
+
+
+def reader(size: str, notebook: str) -> Callable[[str], list[dict]]:
+    """A function that reads a result of that size, or says which notebook is needed."""
+
+    def read(name: str) -> list[dict]:
+        try:
+            return report.read(name, size)
+        except FileNotFoundError:
+            raise Missing(f"needs notebook {notebook[:2]} (its result '{name}')") from None
+
+    return read
+
+
+def judge_all(size: str) -> tuple[list[dict], list[dict]]:
+    """Rows of claims.json, and beside them a row a claim with its name, unit, reason and the state of each part."""
+    paper, table = load()
+    rows, more = [], []
+    for claim in table:
+        verdict, parts, reason = judged(claim, reader(size, claim["notebook"]))
+        first = parts[0] if parts else Found("missing")
+        tested = verdict != VERDICTS[2]
+        sampled = tested and claim["unit"] != "images"  # a number of images is counted, not estimated
+        value, low, high = (first.value, first.low, first.high) if tested else (None, None, None)
+        rule = rule_of(claim) if parts else "none: " + reason
+        rows.append(dict(zip(KEYS, (
+            claim.get("paper", paper), claim["at"], claim["claim"], rule, claim.get("paper_value"), value, low, high,
+            first.n if sampled else None, first.seeds if sampled else None, verdict, claim["notebook"], claim["figure"],
+        ), strict=True)))  # fmt: skip
+        more.append(dict(name=claim["name"], unit=claim.get("unit", ""), reason=reason, parts=[p.state for p in parts]))
+    return rows, more
+
+
+def write(rows: list[dict], more: list[dict], size: str) -> Path:
+    """Store both lists of `judge_all`: the first as claims.json of that size, the second as the result claim_parts."""
+    report.write("claim_parts", more, size, "99_claims")
+    path = reports(size) / "claims.json"
+    save_json(path, report.plain(rows, "claims"))
+    return path
+
+
+def shown(value: float | None, unit: str) -> str:
+    """A number in its unit; empty where there is none."""
+    if value is None:
+        return ""
+    if unit == "images":
+        return f"{value:,.0f} images"
+    rounded = round(100 * value, 1) + 0.0  # no minus before zero
+    sign = "" if unit == "%" else "+" if rounded > 0 else ""
+    return f"{sign}{rounded:g} {'%' if unit in ('%', '%change') else 'points'}"

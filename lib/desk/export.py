@@ -1,0 +1,246 @@
+"""A trained model as a folder that other tools load: `python -m lib.desk.export MODEL FOLDER --size SIZE`; a list without.
+
+MODEL is a fine-tuned arm (a whole pipeline of diffusers), an adaptation (a LoRA for the shipped base), `reward`, or `hps`
+(a CLIP of open_clip). Nothing is trained here: what the cache lacks is refused, with the notebooks that make it. `card.json`
+says what the model is, what it was made from and how to load it. Exit code 2: the request cannot be met.
+"""
+
+import argparse
+import difflib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from lib.desk import report
+from lib.ground.cache import Artifact, NotMade, digest_of, file_digests, if_found, save_arrays, save_json
+from lib.ground.paths import MODELS
+from lib.ground.sizes import GUIDANCE_SCALE, SAMPLING_STEPS, SIZES, size_named
+from lib.methods.reward import Reward, RewardSpec
+from lib.study.common import Study
+from lib.study.lee import ARMS, FULL_METHOD, OTHER_WEIGHTINGS, LeeStudy
+from lib.study.wu import ADAPTATIONS, WuStudy
+
+ARM = {"full method": FULL_METHOD} | {arm: arm for arm in (*ARMS, *OTHER_WEIGHTINGS)}
+NAMES = (*ARM, *ADAPTATIONS, "reward", "hps")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Export one model and say how to load it, or list the models."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may hold what the terminal cannot show
+    try:
+        options = arguments(argv)
+        if options.model:
+            study = study_of(options.model, options.size)
+            to, card = export(study, options.model, options.folder)
+            lines = [re.sub(r'"([^"]*)FOLDER"', lambda m: repr(f"{m[1]}{to}"), line) for line in card["load"]]
+            print(f"exported {card['model']!r} of size {study.name} to {to}; to load it:", card["import"], *lines, sep="\n")
+        else:
+            for name in NAMES:
+                print(f"{name:<24} {state(study_of(name, options.size), name)}")
+    except (OSError, ValueError, RuntimeError, NotMade) as error:
+        print(f"export: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; raises ValueError on what is wrong in it, before anything is looked up or written."""
+
+    def refuse(reason: str) -> None:
+        raise ValueError(reason)
+
+    parser = argparse.ArgumentParser(prog="python -m lib.desk.export", description=main.__doc__)
+    parser.error = refuse
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=f"one of {', '.join(NAMES)}")
+    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="a new or an empty folder")
+    parser.add_argument("--size", default="laptop", help=f"one of {', '.join(SIZES)} (default: laptop)")
+    options = parser.parse_args(argv)
+    size_named(options.size)
+    if options.model and options.model not in NAMES:
+        hint = "".join(f", perhaps {near!r}" for near in difflib.get_close_matches(options.model.lower(), NAMES, 1, 0.5))
+        refuse(f"unknown model {options.model!r}{hint}: one of {', '.join(NAMES)}")
+    if options.model and not options.folder:
+        refuse(f'say into which folder, such as: python -m lib.desk.export "{options.model}" exported --size {options.size}')
+    return options
+
+
+def vacant(folder: str) -> Path:
+    """The folder's real path, `~` and links followed; raises ValueError unless it is empty or not there."""
+    path = Path(os.path.realpath(os.path.expanduser(folder)))
+    if os.path.lexists(path) and not path.is_dir():
+        raise ValueError(f"{path} is a file: name a new or an empty folder")
+    if path.is_dir() and any(path.iterdir()):
+        raise ValueError(f"{path} is not empty, and nothing is overwritten: name a new or an empty folder")
+    return path
+
+
+# ---- what is trained ---------------------------------------------------------------------------------------------
+
+
+def chosen(size: str) -> dict:
+    """The learning rate, beta and updates that notebook 05 chose; raises NotMade where it did not run yet."""
+    try:
+        (best,) = [row for row in report.read("selection", size) if row["chosen"]]
+        return {name: best[name] for name in ("learning_rate", "beta", "updates")}
+    except FileNotFoundError as error:
+        raise NotMade(str(error)) from None
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"selection.json of size {size} is not as 05_fine_tuning writes it: run it again") from None
+
+
+def study_of(name: str, size: str) -> Study:
+    """The study to which a model belongs."""
+    return WuStudy(size) if name in (*ADAPTATIONS, "hps") else LeeStudy(size)
+
+
+def tuned(study: LeeStudy, arm: str) -> tuple[Artifact, int]:
+    """A fine-tuned U-Net and after how many updates it is taken, as in notebooks 05 to 09."""
+    best = chosen(study.name)
+    return study.finetuned(arm, study.finetune_spec(learning_rate=best["learning_rate"], beta=best["beta"])), best["updates"]
+
+
+def makers(name: str) -> list[tuple[str, Callable[[Study], object]]]:
+    """The notebooks that lead to a model, in order, each with what it leaves behind; the last leaves the model itself."""
+    images = ("01_images_to_judge", lambda study: (study.labelled_images, study.unlabelled_images))
+    rewards = ("03_reward_learning", lambda study: study.rewards(seeds=1))
+    selection = ("05_fine_tuning", lambda study: chosen(study.name))
+    score = ("08_preference_score", lambda study: study.tuned_clip())
+    if name in ADAPTATIONS:
+        return [images, selection, score, ("09_preference_adaptation", lambda study: study.adapted(name))]
+    if name in ("reward", "hps"):
+        return [images, rewards] if name == "reward" else [score]
+    last = "06_alignment_against_fidelity" if name in OTHER_WEIGHTINGS else "05_fine_tuning"
+    return [images, rewards, selection, (last, lambda study: tuned(study, ARM[name]))]
+
+
+def find(study: Study, name: str):
+    """A trained model; raises NotMade that names the notebooks still to be run, in order."""
+    steps = makers(name)
+    if (found := if_found(lambda: steps[-1][1](study))) is not None:
+        return found
+    wanted = list(dict.fromkeys(notebook for notebook, ask in steps if if_found(lambda ask=ask: ask(study)) is None))
+    command = f"python -m lib.desk.run {' '.join(f'notebooks/{n}.ipynb' for n in wanted)} --size {study.name} --force"
+    raise NotMade(f"{name!r} is not trained yet at size {study.name}: run {', '.join(wanted)} first ({command})")
+
+
+def state(study: Study, name: str) -> str:
+    """Whether a model is trained, in a few words."""
+    try:
+        return "not trained yet" if if_found(lambda: makers(name)[-1][1](study)) is None else "trained"
+    except ValueError as error:
+        return f"cannot be exported: {error}"
+
+
+# ---- folders -----------------------------------------------------------------------------------------------------
+
+
+def export(study: Study, name: str, folder: str) -> tuple[Path, dict]:
+    """Write a trained model, whole or not at all, into a new or empty folder; returns its real path and the model's card."""
+    to = vacant(folder)
+    found = find(study, name)
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        beside = tempfile.TemporaryDirectory(dir=to.parent, prefix=".export-")
+    except OSError as error:
+        raise ValueError(f"cannot write in {to.parent} ({error.strerror}): name a folder elsewhere") from None
+    with beside:
+        new = Path(beside.name) / "model"  # with the usual permissions, which the temporary folder has not
+        new.mkdir()
+        write = {"reward": write_reward, "hps": write_hps}.get(name, write_lora if name in ADAPTATIONS else write_pipeline)
+        card = {"model": ARM.get(name, name), "size": study.name} | write(study, name, found, new)
+        save_json(new / "card.json", card | {"files": file_digests(new)})
+        os.rename(new, vacant(folder))  # still
+    return to, card
+
+
+def write_pipeline(study: LeeStudy, name: str, found: tuple[Artifact, int], folder: Path) -> dict:
+    """The base's parts with the tuned U-Net: float16 as it is cached and as the base is shipped; both load as float32."""
+    artifact, updates = found
+    copy(MODELS / "mini-sd", folder, lambda path: path.parent.name != "unet" or path.name == "config.json")
+    shutil.copyfile(artifact.path / f"unet-{updates}.safetensors", folder / "unet/diffusion_pytorch_model.safetensors")
+    return made_of(artifact) | {
+        "what": f"the shipped base with the U-Net of the arm {ARM[name]!r} after {updates} updates",
+        "import": "from diffusers import StableDiffusionPipeline",
+        "load": ['pipe = StableDiffusionPipeline.from_pretrained("FOLDER")', drawn()],
+    }
+
+
+def write_lora(study: WuStudy, arm: str, artifact: Artifact, folder: Path) -> dict:
+    """The LoRA alone; its prefix is the negative prompt."""
+    copy(artifact.path, folder, lambda path: path.suffix == ".safetensors")
+    return made_of(artifact) | {
+        "what": f"a LoRA for the shipped base: the adaptation {arm!r}",
+        "import": "from diffusers import StableDiffusionPipeline",
+        "load": ['pipe = StableDiffusionPipeline.from_pretrained("data/models/mini-sd")',
+                 'pipe.load_lora_weights("FOLDER")'],
+        "draw": drawn(negative_prompt=study.adaptation_spec(arm).prefix),
+    }  # fmt: skip
+
+
+def write_hps(study: WuStudy, name: str, artifact: Artifact, folder: Path) -> dict:
+    """The tuned CLIP in open_clip's layout."""
+    copy(artifact.path, folder, lambda path: path.name != "manifest.json")
+    return made_of(artifact) | {
+        "what": "CLIP tuned on choices: Human Preference Score is 100 x cosine of the embeddings of image and prompt",
+        "import": "import open_clip",
+        "load": ['model, _, preprocess = open_clip.create_model_and_transforms("local-dir:FOLDER")',
+                 'model, tokenizer = model.eval(), open_clip.get_tokenizer("local-dir:FOLDER")'],
+    }  # fmt: skip
+
+
+def write_reward(study: LeeStudy, name: str, rewards: list, folder: Path) -> dict:
+    """The reward of seed 0, float32; `load_reward` reads it."""
+    network, spec = rewards[0]
+    save_arrays(folder / "reward.safetensors", {name: weight.numpy() for name, weight in network.state_dict().items()})
+    labels = [None if np.isnan(label) else float(label) for label in study.feedback[0]]
+    return {
+        "what": "the reward r(x, z) in [0, 1] on embeddings of the shipped mini-clip (lib.images.embedding)",
+        "spec": asdict(spec),
+        "inputs": {"images": study.labelled_images.digest, "clip": study.clip_digest, "labels": digest_of(labels)},
+        "import": "from lib.methods import reward\nfrom lib.desk import export",
+        "load": ['network, spec = export.load_reward("FOLDER")', "r = reward.score(network, image, text, spec)"],
+    }
+
+
+def load_reward(folder: str | Path) -> tuple[Reward, RewardSpec]:
+    """An exported reward with its spec, as `lib.methods.reward.score` takes them."""
+    spec = RewardSpec(**json.loads((Path(folder) / "card.json").read_text("utf-8"))["spec"])
+    weights = load_file(Path(folder) / "reward.safetensors")
+    with torch.device("meta"):  # no weights are drawn, only to be overwritten
+        network = Reward(weights["first.weight"].shape[1] // (3 if spec.product else 2), spec.width, spec.product)
+    network.load_state_dict(weights, assign=True)
+    return network.eval(), spec
+
+
+def made_of(artifact: Artifact) -> dict:
+    """The spec and the digests of the inputs of a stage, from its manifest."""
+    manifest = json.loads((artifact.path / "manifest.json").read_text("utf-8"))
+    return {"spec": manifest["spec"], "inputs": manifest["inputs"]}
+
+
+def copy(source: Path, folder: Path, wanted: Callable[[Path], bool]) -> None:
+    """Copy the files whose path below `source` is wanted; not their permissions, which may forbid writing."""
+    for path in sorted(p.relative_to(source) for p in source.rglob("*") if p.is_file()):
+        if wanted(path):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / path, folder / path)
+
+
+def drawn(**settings) -> str:
+    """A line that draws an image as the study does."""
+    settings = {"guidance_scale": GUIDANCE_SCALE, "num_inference_steps": SAMPLING_STEPS} | settings
+    return f'image = pipe("Two blue dogs in the forest", {", ".join(f"{k}={v!r}" for k, v in settings.items())}).images[0]'
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Whether a notebook's last run still stands: its cells, the code of `lib`, its parameters, the files of `data`, the
+libraries, the results that it read and the files that it wrote are what they were.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from lib.desk.parameters import cells
+from lib.desk.report import quality_entries
+from lib.ground.cache import digest_of, file_digest
+from lib.ground.paths import DATA, ROOT, reports
+from lib.ground.source import COMPUTING, DRAWING, code_digest, versions
+
+# Modules that show in no notebook.
+BESIDE = ("bench", "environment", "export", "fresh", "readme", "run", "site")
+
+
+def fingerprint(notebook: Path, given: dict, size: str) -> str:
+    """Digest of all that decides what the notebook shows, but for results that it reads."""
+    modules = [p for package in ("lib", "pretrain") for p in (ROOT / package).rglob("*.py") if p.stem not in BESIDE]
+    data = [p for p in DATA.rglob("*") if p.is_file() and not p.name.startswith(".") and p.suffix != ".md"]
+    return digest_of({
+        "cells": [[c["cell_type"], "".join(c["source"])] for c in cells(notebook)],
+        "code": {p.relative_to(ROOT).as_posix(): code_digest(p.read_text("utf-8")) for p in modules},
+        "parameters": {"size": size, **{name: repr(value) for name, value in given.items()}},
+        "data": {p.relative_to(DATA).as_posix(): file_digest(p) for p in data},
+        "libraries": versions((*COMPUTING, *DRAWING)),
+        "settings": {name: os.environ.get(name, "") for name in ("STUDY_BFLOAT16", "STUDY_SEED")},
+    })  # fmt: skip
+
+
+def record_of(notebook: Path, size: str) -> Path:
+    """Where a notebook's last run is remembered."""
+    return reports(size) / "notebooks" / f"{notebook.stem}.json"
+
+
+def is_fresh(notebook: Path, given: dict, size: str) -> bool:
+    """Nothing that makes the notebook changed since its last run, nor anything that it wrote."""
+    try:
+        record = json.loads(record_of(notebook, size).read_text("utf-8"))
+        found = {name: file_digest(reports(size) / name) for name in record["outputs"]}
+        executed = file_digest(record_of(notebook, size).with_suffix(".ipynb"))
+        read = {name: digest_if_there(ROOT / name) for name in record["inputs"]}
+    except (OSError, ValueError, KeyError):
+        return False
+    return (
+        record["fingerprint"] == fingerprint(notebook, given, size)
+        and record["outputs"] == found
+        and record["inputs"] == read
+        and record["quality"] == quality_of(notebook, size)
+        and record["executed"] == executed
+    )
+
+
+def digest_if_there(path: Path) -> str | None:
+    """Digest of the file, None without one: a result that appears makes its readers stale too."""
+    return file_digest(path) if path.is_file() else None
+
+
+def quality_of(notebook: Path, size: str) -> str:
+    """Digest of the quality figures that carry the notebook's name."""
+    return digest_of([e for e in quality_entries(size) if Path(e["notebook"]).stem == notebook.stem])
+
+
+def written(size: str) -> dict[str, int]:
+    """Result and figure files and the claims, with the time (ns) of their last writing."""
+    files = [p for kind in ("results", "figures") for p in (reports(size) / kind).rglob("*") if p.is_file()]
+    files += [p for p in [reports(size) / "claims.json"] if p.exists()]
+    return {p.relative_to(reports(size)).as_posix(): p.stat().st_mtime_ns for p in files}

@@ -1,0 +1,110 @@
+"""The parameters of a notebook: in its first code cell each line gives a name, a default, and a comment with its domain.
+
+The runner and the notebook's opening cell check them before anything is computed.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from lib.ground.domains import clauses, fits, wanted
+from lib.ground.paths import ROOT
+from lib.world.prompts import checked
+
+PROMPT = "in the study's form"  # the domain of a prompt, which `prompts.checked` knows
+_EACH = re.compile(r"\beach (?:in [\[(]|at (?:least|most) |one of )")
+
+
+def parameters(source: str) -> dict[str, tuple[object, str]]:
+    """Default and comment of each parameter of a cell; `...` stands for a default that is no literal."""
+    lines, found = source.splitlines(), {}
+    for statement in ast.parse(source, "the parameters cell").body:
+        if not isinstance(statement, (ast.Assign, ast.AnnAssign)) or statement.value is None:
+            continue
+        try:
+            default = ast.literal_eval(statement.value)
+        except ValueError:
+            default = ...
+        comment = lines[statement.end_lineno - 1].encode()[statement.end_col_offset :].decode().strip(" #")
+        targets = getattr(statement, "targets", None) or [statement.target]
+        found |= {target.id: (default, comment) for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+def kind_of(default, comment: str):
+    """The type of a parameter: a list where the comment says `each`, of numbers where it bounds them, of texts where it
+    lists them; whatever it leaves open is as in the default."""
+    said, many = clauses(comment), isinstance(default, (list, tuple))
+    each = bool(_EACH.search(comment)) or many and not said
+    items = [] if default is ... or many != each else list(default) if many else [default]
+    kinds = {type(i) for i in items}
+    if PROMPT in comment or any(c.startswith("one of ") for c in said):
+        item = str
+    elif kinds and kinds <= {int, float} or any(c.startswith(("in ", "at ")) for c in said):
+        item = int if kinds == {int} or "whole number" in comment else float
+    else:
+        item = kinds.pop() if len(kinds) == 1 else object
+    if not each:
+        return item
+    return list[item] if said or isinstance(default, list) else tuple[item, ...]
+
+
+def check_values(source: str, values: Mapping) -> None:
+    """Refuse values (or, where none is given, defaults) of the parameters of a cell that their comments rule out.
+
+    Raises ValueError that names the parameter, its value, what it takes, and the default as an example.
+    """
+    for name, (default, comment) in parameters(source).items():
+        value, kind = values.get(name, default), kind_of(default, comment)
+        if value is ...:
+            continue
+        if PROMPT in comment:
+            checked(value)
+        elif not fits(value, kind, comment):
+            example = f", such as {default!r}" if fits(default, kind, comment) else ""
+            raise ValueError(f"{name} = {value!r} is not {wanted(kind, comment)}{example}")
+
+
+def check(notebook: str, values: Mapping) -> None:
+    """The same of one of the study's notebooks, by its name: `values` are its `globals()`."""
+    check_values(parameters_cell(cells(ROOT / "notebooks" / f"{notebook}.ipynb")) or "", values)
+
+
+def cells(notebook: Path) -> list[dict]:
+    """The cells of a notebook file; raises ValueError on any other."""
+    try:
+        return json.loads(notebook.read_text("utf-8"))["cells"]
+    except (ValueError, KeyError):
+        raise ValueError(f"{notebook} is not a notebook") from None
+
+
+def parameters_cell(cells: list[dict]) -> str | None:
+    """The source of the cell tagged `parameters`, None without one."""
+    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    return "".join(tagged[0]["source"]) if tagged else None
+
+
+def keys_twice(source: str) -> Iterator[str]:
+    """Constant keys (an f-string is as good as one) that a dict literal gives twice: Python keeps the last, silently.
+
+    Code that is not plain Python, such as a cell with a magic, has none.
+    """
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            keys = [k for k in map(_constant, node.keys) if k is not None]
+            yield from dict.fromkeys(k if isinstance(k, str) else repr(k) for k in keys if keys.count(k) > 1)
+
+
+def _constant(key: ast.expr | None):
+    """The value of a literal key, an f-string as written, None for anything else and for a `**` part."""
+    try:
+        value = ast.literal_eval(key) if key is not None else None
+        return repr(value) if isinstance(value, str) else value
+    except ValueError:
+        return ast.unparse(key) if isinstance(key, ast.JoinedStr) else None

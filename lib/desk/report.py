@@ -1,0 +1,186 @@
+"""Numbers that leave a notebook: result files, the quality list, timings, and the README's values.
+
+Every file here says the same when its numbers are the same: sorted, rounded to six digits, no timestamps.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown, display, update_display
+
+from lib.ground.cache import save_json
+from lib.ground.paths import ROOT, reports
+from lib.ground.sizes import SIZES
+
+QUALITY = ("name", "value", "low", "high", "n", "seeds", "size", "notebook")
+TIMING = ("notebook", "size", "seconds", "machine")
+
+
+def write(name: str, rows, size: str, notebook: str) -> Path:
+    """Store a result (a dict, a list of dicts or a DataFrame) as results/<name>.json."""
+    if isinstance(rows, pd.DataFrame):
+        rows = rows.to_dict("records")
+    path = reports(size) / "results" / f"{checked_name(name)}.json"
+    save_json(path, {"notebook": notebook, "size": size, "rows": plain(rows, name)})
+    return path
+
+
+def read(name: str, size: str):
+    """The rows which `write` stored; raises FileNotFoundError that names the notebook to run first."""
+    path = noted(reports(size) / "results" / f"{name}.json")
+    if not path.exists():
+        raise FileNotFoundError(f"there is no result {name!r} of size {size} yet: run {maker(name)} first, at that size")
+    return json.loads(path.read_text("utf-8"))["rows"]
+
+
+def maker(name: str) -> str:
+    """The notebook that writes a result."""
+    for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")):
+        if f'report.write(\\"{name}\\"' in path.read_text("utf-8"):
+            return f"notebook {path.stem}"
+    return "the notebooks before this one"
+
+
+def noted(path: Path) -> Path:
+    """The path, there or not, added to the inputs of the notebook that `lib.desk.run` is running."""
+    if log := os.environ.get("STUDY_READS"):
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(f"{path}\n")
+    return path
+
+
+def quality(
+    name: str, value: float, low: float | None, high: float | None, n: int, seeds, size: str, notebook: str
+) -> None:
+    """Put one quality figure, with its interval (None: has none), into quality.json over its older self.
+
+    `n` counts what the interval is over; `seeds` is how many runs, or which. Shares are in [0, 1].
+    """
+    entry = dict(zip(QUALITY, (checked_name(name), value, low, high, n, seeds, size, notebook), strict=True))
+    entry = plain(entry, name)
+    if value is None or (low is not None and value < low) or (high is not None and value > high):
+        raise ValueError(f"{name}: value {value} lies outside its interval [{low}, {high}]")
+    if not n > 0:
+        raise ValueError(f"{name}: n must be at least 1, got {n}")
+    upsert(reports(size) / "quality.json", entry, ("name", "size"), QUALITY)
+
+
+def quality_entries(size: str) -> list[dict]:
+    """The quality figures of one size."""
+    entries = read_list(reports(size) / "quality.json", QUALITY)
+    return [entry for entry in entries if entry["size"] == size]
+
+
+def quality_table(size: str) -> pd.DataFrame:
+    """The quality figures of one size as a table, sorted by name."""
+    return pd.DataFrame(quality_entries(size), columns=QUALITY)
+
+
+def timing(notebook: str, size: str, seconds: float, machine: Mapping) -> None:
+    """Put what a notebook's execution took into timings.json; with a warm cache that says little."""
+    entry = dict(zip(TIMING, (notebook, size, round(seconds, 1), dict(machine)), strict=True))
+    upsert(reports(size) / "timings.json", plain(entry, notebook), ("notebook", "size"), TIMING)
+
+
+# --- a notebook's first screen ----------------------------------------------------------------------
+
+
+class Opening(Markdown):
+    """A notebook's answer and minutes; shown so that `answer` can renew it where it stands."""
+
+    def _ipython_display_(self) -> None:
+        display(Markdown(self.data), display_id="opening")
+
+
+def opening(notebook: str, size: str) -> Opening:
+    """The stored answer of the notebook's last run at this size, and the minutes of its last run at each."""
+    path = reports(size) / "results" / f"answer_{checked_name(notebook)}.json"
+    text = json.loads(path.read_text("utf-8"))["rows"]["text"] if path.exists() else "not run yet"
+    took = {}
+    for entry in (e for s in SIZES for e in read_list(reports(s) / "timings.json", TIMING)):
+        if entry["notebook"] == notebook:
+            cores = entry["machine"].get("gpu") or f"{entry['machine'].get('cores')} cores"
+            took[entry["size"]] = f"{entry['seconds'] / 60:.1f} min ({cores})"
+    takes = "; ".join(f"{s}: {took.get(s, 'not run yet')}" for s in SIZES)
+    return Opening(f"**Answer in one line** (size {size}): {text}\n\n**Takes** (last run): {takes}")
+
+
+def answer(notebook: str, text: str, size: str) -> Markdown:
+    """Store the answer in one line as results/answer_<notebook>.json, and renew the first screen."""
+    if not text.strip() or "\n" in text:
+        raise ValueError(f"{notebook}: the answer is one line of text, got {text!r}")
+    write(f"answer_{notebook}", {"text": text}, size, notebook)
+    update_display(Markdown(opening(notebook, size).data), display_id="opening")
+    return Markdown(f"**Answer in one line**: {text}")
+
+
+# --- text -------------------------------------------------------------------------------------------
+
+
+def interval(value: float, low: float | None, high: float | None, digits: int = 2, unit: str = "") -> str:
+    """`0.34 [0.30, 0.39]`, or the value alone where there is no interval."""
+    unit = f" {unit}" if unit else ""
+    if low is None or high is None:
+        return f"{value:.{digits}f}{unit}"
+    return f"{value:.{digits}f}{unit} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def percent(value: float, low: float | None = None, high: float | None = None) -> str:
+    """A share in [0, 1] as `34.4 % [30.1, 38.9]`."""
+    return interval(*(None if x is None else 100 * x for x in (value, low, high)), digits=1, unit="%")
+
+
+def points(value: float, low: float | None = None, high: float | None = None) -> str:
+    """A difference of shares, in [-1, 1], as `+8.0 points [4.4, 11.9]`."""
+    text = interval(*(None if x is None else 100 * x for x in (value, low, high)), digits=1, unit="points")
+    return "+" + text if value > 0 else text
+
+
+# --- files ------------------------------------------------------------------------------------------
+
+
+def checked_name(name: str) -> str:
+    """The name, when it can be a file's and a README marker's."""
+    if not re.fullmatch(r"\w+", name):
+        raise ValueError(f"name {name!r}: use letters, digits and _")
+    return name
+
+
+def plain(obj, where: str):
+    """JSON's own values: numpy unwrapped, floats to six significant digits; refuses NaN and infinities."""
+    if isinstance(obj, Mapping):
+        return {str(key): plain(value, f"{where}.{key}") for key, value in obj.items()}
+    if isinstance(obj, (list, tuple, np.ndarray)):
+        return [plain(value, f"{where}[{i}]") for i, value in enumerate(obj)]
+    if isinstance(obj, (bool, np.bool_)):
+        return bool(obj)
+    if isinstance(obj, (int, np.integer)):
+        return int(obj)
+    if isinstance(obj, (float, np.floating)):
+        if not math.isfinite(obj):
+            raise ValueError(f"{where} is {obj}: give a finite number, or None where there is none")
+        return float(f"{obj:.6g}")
+    if obj is None or isinstance(obj, str):
+        return obj
+    raise ValueError(f"{where} is a {type(obj).__name__}: give numbers, text, lists or dicts")
+
+
+def read_list(path: Path, keys: tuple[str, ...]) -> list[dict]:
+    """A file's list of entries (empty without the file), each with exactly these keys."""
+    entries = json.loads(path.read_text("utf-8")) if path.exists() else []
+    for entry in entries:
+        if wrong := sorted(set(entry) ^ set(keys)):
+            raise ValueError(f"{path.name}: entry {entry} has unknown or missing keys: {', '.join(wrong)}")
+    return entries
+
+
+def upsert(path: Path, entry: dict, identity: tuple[str, ...], keys: tuple[str, ...]) -> None:
+    """Put the entry in place of the one with the same identity; the list stays sorted by identity."""
+    entries = {tuple(e[k] for k in identity): e for e in [*read_list(path, keys), entry]}
+    save_json(path, [entries[key] for key in sorted(entries)])

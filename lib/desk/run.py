@@ -1,0 +1,218 @@
+"""The strict runner: `python -m lib.desk.run NOTEBOOK... --size SIZE [-p NAME=VALUE] [--force] [--check] [--patient]`.
+
+A notebook is run only when something that makes it changed (`lib.desk.fresh`), apart from the user's own settings.
+Exit code 2: the request was wrong; 1: a cell failed (or, with --check, a notebook is stale).
+"""
+
+import argparse
+import ast
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from lib.desk import parameters
+from lib.desk.fence import fence
+from lib.desk.fresh import digest_if_there, fingerprint, is_fresh, quality_of, record_of, written
+from lib.desk.report import timing
+from lib.ground.cache import file_digest, save_json
+from lib.ground.paths import CACHE, ROOT, reports
+from lib.ground.sizes import SIZES, cpu_hours
+
+PATIENCE = 3  # hours that nobody is asked about
+
+
+class Refused(Exception):
+    """A request that cannot be met, said in one line."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the stale ones among the notebooks, in the order given, up to the first that fails."""
+    try:
+        options = arguments(argv)
+        notebooks = [Path(path) for path in options.notebooks]
+        given = dict(pairs := [literal(text) for text in options.parameter])
+        if len(given) < len(pairs):
+            refuse("-p gives a parameter twice: once is enough")
+        for notebook in notebooks:
+            check_parameters(notebook, given)
+        if options.check:
+            return check(notebooks, given, options.size)
+        for folder, variable in ((reports(options.size), "STUDY_REPORTS"), (CACHE, "STUDY_CACHE")):
+            require_writable(folder, variable)
+        if any(options.force or not is_fresh(n, given, options.size) for n in notebooks):
+            ask_for_patience(options.size, options.patient)
+        for number, notebook in enumerate(notebooks, 1):
+            if not options.force and is_fresh(notebook, given, options.size):
+                print(f"fresh {notebook.stem}", flush=True)
+                continue
+            print(f"running {notebook.stem} ({number} of {len(notebooks)})", flush=True)
+            if not execute(notebook, given, options.size):
+                return 1
+    except Refused as refusal:
+        print(f"run: {refusal}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def check(notebooks: list[Path], given: dict, size: str) -> int:
+    """Name the stale notebooks; 1 when there are any."""
+    stale = [notebook.stem for notebook in notebooks if not is_fresh(notebook, given, size)]
+    print("\n".join(f"stale {name}" for name in stale) or "all fresh")
+    return 1 if stale else 0
+
+
+# --- the request ------------------------------------------------------------------------------------
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; anything wrong in it is refused in one line."""
+    parser = argparse.ArgumentParser(prog="python -m lib.desk.run", description=main.__doc__)
+    parser.error = refuse
+    parser.add_argument("notebooks", nargs="+", metavar="NOTEBOOK")
+    parser.add_argument("--size", default="laptop", help=f"one of {', '.join(SIZES)} (default: laptop)")
+    parser.add_argument("-p", dest="parameter", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--force", action="store_true", help="run fresh notebooks too")
+    parser.add_argument("--check", action="store_true", help="run nothing, name the stale notebooks")
+    parser.add_argument("--patient", action="store_true", help="do not ask before many hours of work")
+    options = parser.parse_args(argv)
+    if options.size not in SIZES:
+        refuse(f"unknown size {options.size!r}: one of {', '.join(SIZES)}")
+    return options
+
+
+def refuse(reason: str) -> None:
+    """Raise the refusal."""
+    raise Refused(reason)
+
+
+def literal(text: str) -> tuple[str, object]:
+    """`NAME=VALUE` with the value as a Python literal where it is one, as text where it is not."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        refuse(f"-p {text}: write it as NAME=VALUE")
+    if name == "size":
+        refuse("-p size=...: use --size")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
+
+
+def check_parameters(notebook: Path, given: dict) -> None:
+    """Refuse a notebook that is missing, lacks a parameter that is given, or has one out of its domain, given or not; and
+    one in which a dict has a key twice."""
+    if not notebook.is_file():
+        refuse(f"no notebook {notebook}")
+    try:
+        cells = parameters.cells(notebook)
+        if (source := parameters.parameters_cell(cells)) is None:
+            refuse(f"{notebook.name} has no cell tagged `parameters`")
+        names = parameters.parameters(source)
+        if unknown := [name for name in ("size", *given) if name not in names]:
+            refuse(f"{notebook.name} defines no parameter {', '.join(unknown)}: it has {', '.join(names)}")
+        parameters.check_values(source, given)
+    except (SyntaxError, ValueError) as error:
+        refuse(f"{notebook.name}: {error}")
+    for cell in (c for c in cells if c["cell_type"] == "code"):
+        for key in parameters.keys_twice("".join(cell["source"])):
+            refuse(f"{notebook.name}: a dict has the key {key} twice and would keep only the last: rename or remove one")
+
+
+def require_writable(folder: Path, variable: str) -> None:
+    """Refuse a folder in which nothing can be written, before anything is computed for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        refuse(f"cannot write to {folder} ({error.strerror}): name a folder that you may write to in {variable}")
+
+
+def ask_for_patience(size: str, patient: bool) -> None:
+    """Say how long a size takes on a processor; before many hours ask, or refuse where nobody can answer."""
+    hours = cpu_hours(size)
+    if patient or hours < PATIENCE or has_gpu():
+        return
+    said = f"size {size} takes about {hours:,.0f} hours on two CPU cores, and there is no GPU"
+    if not sys.stdin.isatty():
+        refuse(f"{said}: add --patient (make PATIENCE=1) to start it all the same, or take a smaller size")
+    if input(f"{said}. Start it? [y/N] ").strip().lower() not in ("y", "yes"):
+        refuse("not started")
+
+
+def has_gpu() -> bool:
+    """Whether the study computes on a GPU here."""
+    from lib.ground.precision import DEVICE  # PyTorch takes seconds to import
+
+    return DEVICE.type != "cpu"
+
+
+# --- execution --------------------------------------------------------------------------------------
+
+
+def execute(notebook: Path, given: dict, size: str) -> bool:
+    """Run one notebook in a kernel of this very interpreter; False (and one line) when a cell fails."""
+    record = record_of(notebook, size)
+    done, failed = record.with_suffix(".ipynb"), record.with_suffix(".failed.ipynb")
+    partial, reads = record.with_suffix(".partial.ipynb"), record.with_suffix(".reads")
+    record.parent.mkdir(parents=True, exist_ok=True)
+    for old in (record, failed, reads):
+        old.unlink(missing_ok=True)
+    made_by, before, started = fingerprint(notebook, given, size), written(size), time.monotonic()
+    fence()
+    os.environ["STUDY_READS"] = str(reads)  # report.noted lists there what the notebook reads
+    import papermill  # after the environment, which it reads
+
+    try:
+        papermill.execute_notebook(
+            str(notebook), str(partial), {"size": size, **given},
+            kernel_name="python3", language="python", cwd=str(ROOT), progress_bar=False, log_output=False,
+            extra_arguments=["--log-level=ERROR"],
+        )  # fmt: skip
+    except Exception as error:
+        if partial.exists():
+            os.replace(partial, failed)
+        reads.unlink(missing_ok=True)
+        print(f"run: {notebook.stem} failed {describe(error)}", file=sys.stderr)
+        return False
+    seconds = time.monotonic() - started
+    os.replace(partial, done)
+    outputs = [name for name, when in written(size).items() if before.get(name) != when]
+    inputs = {os.path.relpath(name, ROOT) for name in reads.read_text("utf-8").splitlines()} if reads.exists() else ()
+    reads.unlink(missing_ok=True)
+    save_json(record, {
+        "fingerprint": made_by,
+        "inputs": {name: digest_if_there(ROOT / name) for name in inputs},
+        "outputs": {name: file_digest(reports(size) / name) for name in outputs},
+        "quality": quality_of(notebook, size),
+        "executed": file_digest(done),
+    })  # fmt: skip
+    timing(notebook.stem, size, seconds, machine())
+    print(f"done {notebook.stem} in {seconds / 60:.1f} min", flush=True)
+    return True
+
+
+def describe(error: Exception) -> str:
+    """Which cell failed and why, in one line."""
+    kind = getattr(error, "ename", type(error).__name__)
+    where = f"in cell [{error.exec_count}]: {kind}" if hasattr(error, "exec_count") else kind
+    lines = str(getattr(error, "evalue", error)).strip().splitlines() or [""]
+    return f"{where}: {lines[0]}"
+
+
+def machine() -> dict:
+    """What the minutes were measured on."""
+    gpu = None
+    if shutil.which("nvidia-smi"):
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        gpu = ", ".join(subprocess.run(query, capture_output=True, text=True).stdout.splitlines()) or None
+    return {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count(), "gpu": gpu}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

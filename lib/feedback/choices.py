@@ -1,0 +1,117 @@
+"""Choices: simulated users, each with a taste of their own, pick one of two to four images of a prompt.
+
+Wu et al. 2023, section 3.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lib.feedback.labels import refuse_strangers
+from lib.feedback.taste import MOST, TasteSpec, chances, weights
+from lib.ground.cache import atomic_write
+from lib.ground.checks import finite
+from lib.ground.seeds import rng_of, seed_of
+
+# Groups of four, three and two images among the 5,000 test choices, and how often the last of four is chosen.
+PAPER_GROUPS = {4: 4737, 3: 166, 2: 97}
+
+
+# ---- what users choose ---------------------------------------------------------------------------------------------
+
+
+def groups(prompts: Sequence[str]) -> np.ndarray:
+    """The images of each prompt, in order of first appearance: int [group, MOST], -1 where it has fewer."""
+    places: dict[str, list[int]] = {}
+    for i, p in enumerate(prompts):
+        places.setdefault(p, []).append(i)
+    if max(map(len, places.values())) > MOST:
+        raise ValueError(f"a group has at most {MOST} images, one has {max(map(len, places.values()))}")
+    return np.array([r + [-1] * (MOST - len(r)) for r in places.values()])
+
+
+def choose(
+    values: np.ndarray, rows: np.ndarray, digests: Sequence[str], prompts: Sequence[str], users: Sequence[Sequence[str]],
+    spec: TasteSpec, position: bool = True, coin: bool = False,
+) -> pd.DataFrame:
+    """What users choose: a table of SCHEMA with a row a group and user; `users` are the names for each group.
+
+    `values` traits in their units [image, trait]; `digests` and `prompts` by image; `rows` int [group, MOST]. Without
+    `position` nobody takes the last image unseen: a guess at what another one chose. With `coin` images do not matter.
+    """
+    finite("traits", values)
+    out, names = [], sorted({u for group in users for u in group})
+    taste = dict(zip(names, weights(names, spec), strict=True))
+    for row, group in zip(rows, users, strict=True):
+        row = row[row >= 0]
+        shown, prompt = [digests[i] for i in row], prompts[row[0]]
+        for name in group:
+            kind = "coin" if coin else "choice" if position else "guess"
+            rng = rng_of(seed_of(kind, name, prompt, *shown))
+            p = chances(values[row] @ taste[name], np.arange(len(row))[None], spec.noise)[0]
+            p = np.full(len(row), 1 / len(row)) if coin else p
+            unseen = rng.random() < spec.last and position and not coin
+            chosen = len(row) - 1 if unseen else int((rng.random() > p.cumsum()[:-1]).sum())
+            out.append((prompt, shown, chosen, name, "", "simulated"))
+    return checked(pd.DataFrame(out, columns=list(SCHEMA)))
+
+
+# ---- the store -----------------------------------------------------------------------------------------------------
+
+SCHEMA = {
+    "prompt": "string",
+    "images": "object",  # SHA-256 of the uint8 pixels of each image, in the order shown
+    "chosen": "int64",  # its index
+    "user": "string",
+    "time": "string",  # ISO 8601, UTC; empty for simulated users
+    "source": "string",  # as in lib.feedback.labels
+}
+
+
+def checked(table: pd.DataFrame) -> pd.DataFrame:
+    """The table in the schema's columns and types; raises ValueError that says what is wrong with it."""
+    if missing := [c for c in SCHEMA if c not in table]:
+        raise ValueError(f"choice table lacks the column {missing[0]!r}: want {', '.join(SCHEMA)}")
+    table = table[list(SCHEMA)].astype(SCHEMA).reset_index(drop=True)
+    table["images"] = [list(images) for images in table.images]
+    for i, (images, chosen) in enumerate(zip(table.images, table.chosen, strict=True)):
+        if not 2 <= len(images) <= MOST or len(set(images)) < len(images):
+            raise ValueError(f"row {i} of the choice table has {len(images)} images: want 2 to {MOST} different ones")
+        if not 0 <= chosen < len(images):
+            raise ValueError(f"row {i} of the choice table chooses image {chosen} of {len(images)}")
+    for column in ("prompt", "user", "source"):
+        if (empty := table[column].isna() | (table[column] == "")).any():
+            raise ValueError(f"row {int(empty.idxmax())} of the choice table has no {column}")
+    return table
+
+
+def save(path: Path, table: pd.DataFrame) -> None:
+    """Write a whole file of choices (Parquet) or none."""
+    atomic_write(path, checked(table).to_parquet(index=False))
+
+
+def load(path: Path) -> pd.DataFrame:
+    """Read and check a file of choices."""
+    if not path.exists():
+        raise FileNotFoundError(f"no file of choices {path}")
+    return checked(pd.read_parquet(path))
+
+
+def groups_of(table: pd.DataFrame, digests: Sequence[str], prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The images of each choice, int [choice, MOST] with -1 where there are fewer, as places in a set of images with
+    `digests` and `prompts`, and the chosen place, int [choice]. Raises ValueError on images that are not in the set."""
+    shown = [(d, prompt) for prompt, images in zip(table.prompt, table.images, strict=True) for d in images]
+    refuse_strangers("images of choices", shown, digests, prompts)
+    place = {key: i for i, key in enumerate(zip(prompts, digests, strict=True))}
+    rows = np.full((len(table), MOST), -1)
+    for i, (prompt, images) in enumerate(zip(table.prompt, table.images, strict=True)):
+        rows[i, : len(images)] = [place[prompt, d] for d in images]
+    return rows, table.chosen.to_numpy()
+
+
+def group_sizes(count: int) -> list[int]:
+    """Sizes of so many groups, in the shares of the released test choices, mixed; at least one of each size."""
+    few = [n for n in (2, 3) for _ in range(max(1, round(count * PAPER_GROUPS[n] / sum(PAPER_GROUPS.values()))))]
+    return rng_of(4).permutation([MOST] * (count - len(few)) + few).tolist()

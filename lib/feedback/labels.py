@@ -1,0 +1,155 @@
+"""Labels of simulated and of real raters: one schema, one store (Parquet), nothing that people gave is ever lost."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from lib.ground.cache import atomic_write
+
+LABELS = ("good", "bad", "skip")
+SOURCES = ("simulated", "human", "reader", "imported")
+SCHEMA = {
+    "image": "string",  # SHA-256 of the uint8 pixels
+    "prompt": "string",
+    "rater": "string",
+    "label": "string",  # one of LABELS
+    "time": "string",  # ISO 8601, UTC; empty for simulated raters
+    "source": "string",  # one of SOURCES
+}
+
+
+def checked(table: pd.DataFrame) -> pd.DataFrame:
+    """The table in the schema's columns and types; raises ValueError that says what is wrong with it."""
+    _has(table, SCHEMA)
+    table = table[list(SCHEMA)].astype(SCHEMA).reset_index(drop=True)
+    _refuse_unknown(table, "label", LABELS)
+    _refuse_unknown(table, "source", SOURCES)
+    for column in ("image", "prompt", "rater"):
+        if (empty := table[column].isna() | (table[column] == "")).any():
+            raise ValueError(f"row {int(empty.idxmax())} of the label table has no {column}")
+    if (twice := table.duplicated(["image", "prompt", "rater"])).any():
+        row = table[twice].iloc[0]
+        raise ValueError(f"rater {row.rater!r} labelled image {row.image[:12]} for {row.prompt!r} twice")
+    return table
+
+
+def _has(table: pd.DataFrame, columns: Iterable[str]) -> None:
+    if missing := [c for c in columns if c not in table]:
+        raise ValueError(f"label table lacks the column {missing[0]!r}: want {', '.join(SCHEMA)}")
+
+
+def _refuse_unknown(table: pd.DataFrame, column: str, known: Sequence[str]) -> None:
+    if len(wrong := table.loc[~table[column].isin(known), column]):
+        raise ValueError(f"unknown {column} {wrong.iloc[0]!r} in row {wrong.index[0]}: one of {', '.join(known)}")
+
+
+def save(path: Path, table: pd.DataFrame) -> None:
+    """Write a whole label file or none."""
+    atomic_write(path, checked(table).to_parquet(index=False))
+
+
+def load(path: Path) -> pd.DataFrame:
+    """Read and check a label file."""
+    if not path.exists():
+        raise FileNotFoundError(f"no label file {path}")
+    return checked(pd.read_parquet(path))
+
+
+def append(path: Path, table: pd.DataFrame) -> None:
+    """Add labels to a file. A rater's second label of the same image and prompt replaces the first in the file, which is
+    kept beside it under `.replaced.parquet`: labels that people gave are not lost. Raises ValueError when a new label would
+    stand beside an old one of the same rater, image and prompt, because one of them is written otherwise."""
+    new = checked(table)
+    if path.exists():
+        old, keys = load(path), ["image", "prompt", "rater"]
+        said, given = (list(t[keys].itertuples(index=False, name=None)) for t in (old, new))
+        alike, exact = {(*_plain(i, p), r): (i, p) for i, p, r in said}, set(said)
+        if other := [(i, p, r) for i, p, r in given if (*_plain(i, p), r) in alike and (i, p, r) not in exact]:
+            (image, prompt, rater), count = other[0], f"{len(other):,} of {len(new):,} new labels"
+            was, asked = alike[*_plain(image, prompt), rater]
+            raise ValueError(f"{count} are of images that the file writes otherwise: {image!r} for {prompt!r} is there as "
+                             f"{was!r} for {asked!r}")  # fmt: skip
+        again = old.merge(new[keys], on=keys, how="left", indicator="in_new")["in_new"].eq("both").to_numpy()
+        if again.any():
+            beside = path.with_suffix(".replaced.parquet")
+            before = pd.read_parquet(beside) if beside.exists() else old.iloc[:0]
+            atomic_write(beside, pd.concat([before, old[again]], ignore_index=True).to_parquet(index=False))
+        new = pd.concat([old[~again], new], ignore_index=True)
+    save(path, new)
+
+
+def ratings_matrix(table: pd.DataFrame, raters: Sequence[str] | None = None) -> pd.DataFrame:
+    """Items (image, prompt) x raters: 1 good, 0 bad, NaN for skip or no label. Refuses `raters` who gave none."""
+    table = checked(table)
+    if raters is not None and (strange := [r for r in raters if r not in set(table.rater)]):
+        count, known = f"{len(strange)} of {len(raters)}", ", ".join(sorted(set(table.rater))[:9])
+        raise ValueError(f"{count} raters gave no label, such as {strange[0]!r}: the table's are {known}")
+    values = table.assign(value=table.label.map({"good": 1.0, "bad": 0.0}).astype(float))
+    wide = values.pivot(index=["image", "prompt"], columns="rater", values="value")
+    return wide.reindex(columns=list(raters)) if raters is not None else wide
+
+
+# ---- labels and images ---------------------------------------------------------------------------------------------
+
+
+def matched(table: pd.DataFrame, images: Sequence[str], prompts: Sequence[str], every: bool = False) -> pd.DataFrame:
+    """A label table as it came, when each of its rows is about an image of a set: `images` digests, `prompts` [image].
+
+    Joined to the set by (image, prompt), no label is then lost. An image without a label is legitimate, as a reader may have
+    labelled a part, and gets NaN in the join; where `every` image needs one, it is refused. Raises ValueError that says how
+    many rows match no image, shows one, and says what is likely wrong with it.
+    """
+    _has(table, ("image", "prompt", "label"))
+    _refuse_unknown(table, "label", LABELS)
+    refuse_strangers("labels", zip(table.image, table.prompt, strict=True), images, prompts)
+    labelled = set(zip(table.image, table.prompt, strict=True))
+    if every and (without := [pair for pair in zip(images, prompts, strict=True) if pair not in labelled]):
+        count, (image, prompt) = f"{len(without):,} of {len(images):,} images", without[0]
+        raise ValueError(f"{count} have no label, such as {image!r} for {prompt!r}: every image of the set needs one here")
+    return table
+
+
+def refuse_strangers(what: str, pairs: Iterable[tuple[str, str]], images: Sequence[str], prompts: Sequence[str]) -> None:
+    """Raise ValueError when `what`, pairs of image and prompt, are not all in a set of images: digests, prompts [image]."""
+    if len(images) != len(prompts):
+        raise ValueError(f"need a prompt an image, got {len(images):,} images and {len(prompts):,} prompts")
+    pairs, known = list(pairs), list(zip(images, prompts, strict=True))
+    there = set(known)
+    if strange := [pair for pair in pairs if pair not in there]:
+        count, (image, prompt) = f"{len(strange):,} of {len(pairs):,} {what}", map(str, strange[0])
+        why = _why(image, prompt, known)
+        raise ValueError(f"{count} match no image of the set, such as image {image!r} for {prompt!r}: {why}")
+
+
+def _why(image: str, prompt: str, known: list[tuple[str, str]]) -> str:
+    """What is likely wrong with an image and prompt that are not among those known, and what would be right."""
+    if not known:
+        return "the set has no images"
+    plain, digests = _plain(image, prompt)[0], {digest for digest, _ in known}
+    if image in digests:
+        texts = list(dict.fromkeys(text for digest, text in known if digest == image))[:3]
+        return f"the set has this image for another prompt, want {' or '.join(map(repr, texts))} to the letter"
+    if plain in digests:
+        return f"the digest is written with capital letters or spaces, want {plain!r}"
+    wanted = f"want the SHA-256 of the image's uint8 pixels, such as {known[0][0]!r} for {known[0][1]!r}"
+    if re.fullmatch("[0-9a-f]{64}", plain):
+        return f"no image has this digest (other images, or the digest of a file?), {wanted}"
+    if any(sign in image for sign in "./\\"):
+        return f"that is the name of a file, {wanted}"
+    return f"that is no digest of an image, {wanted}"
+
+
+def _plain(image: str, prompt: str) -> tuple[str, str]:
+    """Image and prompt as they compare when capitals, spaces at the ends and full stops do not count."""
+    return image.strip().lower(), prompt.strip().rstrip(".").lower()
+
+
+def shares(table: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
+    """Shares of good, bad and skip, with skips in the denominator (Lee et al. 2023, Table 2), and the number of labels."""
+    if by is not None and (lost := table[by].isna()).any():
+        raise ValueError(f"{lost.sum():,} of {len(table):,} labels have no {by}: every one needs a group")
+    groups = [table] if by is None else [g for _, g in table.groupby(by, sort=False)]
+    rows = [{label: float((g.label == label).mean()) for label in LABELS} | {"n": len(g)} for g in groups]
+    return pd.DataFrame(rows, index=["all"] if by is None else [k for k, _ in table.groupby(by, sort=False)])

@@ -1,0 +1,160 @@
+"""Taste: what simulated users see in an image, and how much each of them likes it.
+
+Wu et al. 2023, section 3. Users see how well an image fits its prompt through judge-a, and how real it looks in the features
+of votes on fidelity; size, placement and vividness they see in the pixels. Nothing of this is used by any audit.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from lib.feedback.judges import attribute_chances
+from lib.feedback.votes import spread_within
+from lib.ground.cache import Artifact, load_arrays, save_arrays, stage
+from lib.ground.checks import finite
+from lib.ground.domains import check
+from lib.ground.seeds import rng_of, seed_of
+from lib.images.metrics import colourfulness
+from lib.images.sampling import load_images
+
+TRAITS = ("match", "realism", "size", "placement", "vividness")
+OF_THE_IMAGE = TRAITS[1:]  # what an aesthetic predictor could see, without the prompt
+CERTAINTY = 3.5  # logits of match are capped here, as the raters' of the panel are
+PAPER_GUESS = 0.42  # how often people guessed which image another one had chosen (Table 2)
+PAPER_LAST = 0.311
+MOST = 4  # images a group
+
+
+@dataclass(frozen=True)
+class TasteSpec:
+    """What simulated users like. Weights are in units of choice for one spread of the trait within the base's prompts."""
+
+    match: float = 1.0
+    realism: float = 0.4
+    size: float = 0.6
+    placement: float = 0.4
+    vividness: float = 0.6
+    spread: float = 0.3  # of each user's weight around each of these
+    noise: float = 1.0  # scale of the Gumbel noise in a choice; see `calibrated`
+    last: float = (PAPER_LAST - 1 / MOST) / (1 - 1 / MOST)  # the chance of taking the last image unseen: 0.0813
+
+    def __post_init__(self):
+        check(self, spread="in [0, inf)", noise="in (0, inf)", last="in [0, 1)")
+
+
+def user(number: int) -> str:
+    """The name of a simulated user."""
+    return f"user-{number:05d}"
+
+
+# ---- what users see ----------------------------------------------------------------------------------------------
+
+
+def foreground(images: np.ndarray, away: float = 40.0) -> np.ndarray:
+    """Pixels that stand out from the median of their row by more than `away` (8-bit units): bool [image, height, width]."""
+    x = finite("pixels", images).astype(np.float32)
+    return np.abs(x - np.median(x, 2, keepdims=True)).max(-1) > away
+
+
+def size_and_placement(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of uint8 images [image, height, width, 3]: the share of the picture that stands out, in [0, 1], and how near to the
+    middle it stands, from -1 (a corner) to 0 (the middle, or nothing stands out): float [image] each."""
+    shown = foreground(images)
+    total = shown.sum((1, 2))
+    ends = [(np.arange(n) - (n - 1) / 2) / (n / 2) for n in shown.shape[1:]]
+    y, x = ((shown * at).sum((1, 2)) / np.maximum(total, 1) for at in (ends[0][:, None], ends[1]))
+    return total / shown[0].size, -np.hypot(x, y) / np.sqrt(2)
+
+
+def traits(
+    seen: dict[str, np.ndarray], prompts: Sequence[str], realism: np.ndarray, pixels: np.ndarray
+) -> np.ndarray:
+    """The TRAITS of images for their prompts, in units of their own: float [image, trait].
+
+    `seen` are judge-a's chances by head [image, class], `realism` [image], `pixels` uint8 [image, height, width, 3].
+    """
+    p = np.array([np.prod(list(c.values())) for c in attribute_chances(seen, prompts)]).clip(1e-6, 1 - 1e-6)
+    match = np.log(p / (1 - p)).clip(-CERTAINTY, CERTAINTY)
+    return np.stack([match, finite("realism", realism), *size_and_placement(pixels), colourfulness(pixels)], 1)
+
+
+def looked_at(
+    images: Artifact, seen: Callable[[], dict[str, np.ndarray]], realism: Callable[[np.ndarray], np.ndarray],
+    inputs: Mapping[str, Artifact | str],
+) -> np.ndarray:
+    """The stage of the traits of a set of images, float [image, trait]; `inputs` are the digests of what users see with."""
+
+    def make(folder: Path) -> None:
+        shown = load_images(images)
+        found = traits(seen(), shown.prompts, realism(shown.pixels), shown.pixels)
+        save_arrays(folder / "traits.safetensors", {"traits": found})
+
+    found = stage("traits", {}, {"images": images, **inputs}, make, ("lib.images.models", seen, realism))
+    return load_arrays(found.path / "traits.safetensors")["traits"]
+
+
+def trait_units(values: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+    """The spread of each trait among images of one prompt, pooled over prompts: float [trait]."""
+    return np.array([spread_within(x, prompts) for x in values.T]) + 1e-9
+
+
+# ---- what users like ---------------------------------------------------------------------------------------------
+
+
+def weights(users: Sequence[str], spec: TasteSpec = TasteSpec()) -> np.ndarray:
+    """Each user's weight of each trait: float [user, trait]; depends on the user's name and the spec alone."""
+    mean = np.array([getattr(spec, t) for t in TRAITS])
+    own = [rng_of(seed_of("taste", u)).standard_normal(len(TRAITS)) for u in users]
+    return mean + spec.spread * np.array(own)
+
+
+def chances(liking: np.ndarray, rows: np.ndarray, noise: float) -> np.ndarray:
+    """The chance of each image of each group to be chosen for what it shows, float [..., group, image].
+
+    `liking` float [..., image]; `rows` int [group, MOST], the group's images, -1 where it has fewer. Softmax of
+    liking / noise: the choice of the highest liking with Gumbel noise (McFadden 1974).
+    """
+    if not 0 < noise < np.inf:
+        raise ValueError(f"the noise of choices is a finite number above 0, got {noise}")
+    given = np.where(rows >= 0, finite("liking", np.asarray(liking, float))[..., rows], -np.inf) / noise
+    p = np.exp(given - given.max(-1, keepdims=True))
+    return p / p.sum(-1, keepdims=True)
+
+
+def last_place(rows: np.ndarray) -> np.ndarray:
+    """The place of each group's last image: int [group]."""
+    return (rows >= 0).sum(1) - 1
+
+
+def expected_guess(liking: np.ndarray, rows: np.ndarray, spec: TasteSpec) -> float:
+    """How often one user, choosing by what the images show, picks what another user chose: in [0, 1], exactly.
+
+    `liking` float [user, image]; a mean over groups and pairs of different users.
+    """
+    p = chances(liking, rows, spec.noise)
+    users = len(p)
+    same = (p.sum(0) ** 2 - (p**2).sum(0)).sum(-1) / (users * (users - 1))
+    unseen = p.mean(0)[np.arange(len(rows)), last_place(rows)]
+    return float(((1 - spec.last) * same + spec.last * unseen).mean())
+
+
+def calibrated(
+    values: np.ndarray, rows: np.ndarray, spec: TasteSpec, target: float = PAPER_GUESS, users: int = 64
+) -> TasteSpec:
+    """The spec with the noise at which one user guesses another's choice right with the chance `target`.
+
+    `values` traits in their units, float [image, trait]. Raises ValueError when no noise gives that chance.
+    """
+    liking = weights([user(n) for n in range(users)], spec) @ values.T
+    low, high = 0.02, 50.0
+    reached = [expected_guess(liking, rows, replace(spec, noise=x)) for x in (high, low)]
+    if not reached[0] < target < reached[1]:
+        span = f"from {reached[0]:.0%} to {reached[1]:.0%}"
+        raise ValueError(f"no noise makes guesses right {target:.0%} of the time: {span}; take more prompts")
+    for _ in range(40):
+        middle = (low * high) ** 0.5
+        right = expected_guess(liking, rows, replace(spec, noise=middle))
+        low, high = (middle, high) if right > target else (low, middle)
+    return replace(spec, noise=float(f"{middle:.4g}"))

@@ -1,0 +1,192 @@
+"""Votes: nine simulated raters compare two sets of four images of one prompt, on alignment and on fidelity apart.
+
+Lee et al. 2023, section 4.1, Figures 4 and 6, appendix C. On alignment raters look through judge-a, as when they label; on
+fidelity they compare realism in the features of a network that no metric uses. An answer is A, B or tie: tie when the sets
+differ by no more than a band, which is frozen on the base model against itself before any other comparison is made.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lib.feedback.panel import EVALUATORS, RaterSpec, strengths
+from lib.ground.cache import digest_of
+from lib.ground.checks import finite
+from lib.ground.domains import check
+from lib.ground.seeds import rng_of, seed_of
+from lib.ground.stats import cluster_bootstrap, votes
+from lib.world.prompts import parse
+from lib.world.scenes import UNSEEN
+
+QUESTIONS = ("alignment", "fidelity")
+OUTCOMES = ("win", "lose", "tie", "none")  # two thirds of the votes for A, for B, for tie; or for nothing
+SET = 4  # images a side
+
+# Two-thirds votes for A, B and tie, % of queries (Figures 4 and 6).
+PAPER_OUTCOMES = {
+    ("fine-tuned", "base"): {"alignment": (50, 3, 10), "fidelity": (10, 15, 0)},
+    ("base + rejection", "base"): {"alignment": (46, 3, 10), "fidelity": (12, 9, 1)},
+    ("fine-tuned", "base + rejection"): {"alignment": (20, 10, 9), "fidelity": (3, 20, 0)},
+}
+CELLS = tuple((c, o) for c in ("colour", "count", "background") for o in ("seen", "unseen"))
+# Mean vote shares win / lose / tie, %, in the order of CELLS (appendix C, Tables 5 to 7).
+PAPER_SHARES = {
+    ("fine-tuned", "base"): {
+        "alignment": ((58.9, 10.0, 31.1), (57.2, 14.4, 28.3), (69.4, 11.7, 18.9),
+                      (69.4, 8.3, 22.2), (53.3, 14.4, 32.2), (55.6, 11.1, 33.3)),
+        "fidelity": ((53.9, 28.3, 17.8), (39.4, 38.9, 21.7), (42.2, 37.2, 20.6),
+                     (42.8, 36.7, 20.6), (43.9, 39.4, 16.7), (46.1, 35.6, 18.3)),
+    },
+    ("base + rejection", "base"): {
+        "alignment": ((51.7, 20.6, 27.8), (47.8, 20.0, 32.2), (67.8, 12.8, 19.4),
+                      (62.2, 8.3, 29.4), (47.8, 10.0, 42.2), (62.8, 7.2, 30.0)),
+        "fidelity": ((37.8, 30.6, 31.7), (31.7, 39.4, 28.9), (31.7, 31.7, 36.7),
+                     (40.0, 25.6, 34.4), (41.1, 27.8, 31.1), (51.1, 23.9, 25.0)),
+    },
+    ("fine-tuned", "base + rejection"): {
+        "alignment": ((34.4, 27.2, 38.3), (40.0, 23.3, 36.7), (32.8, 35.0, 32.2),
+                      (53.3, 27.2, 19.4), (31.7, 24.4, 43.9), (33.9, 21.7, 44.4)),
+        "fidelity": ((41.1, 27.8, 31.1), (39.4, 32.8, 27.8), (32.8, 41.7, 25.6),
+                     (26.1, 52.2, 21.7), (36.1, 36.1, 27.8), (33.3, 37.8, 28.9)),
+    },
+}  # fmt: skip
+# The share of tie votes, by question, that the band gives to the base against itself: people's, between the two models of
+# the paper that are closest to each other. People on two equal models are not published.
+TIE_SHARES = {q: float(np.mean(PAPER_SHARES["fine-tuned", "base + rejection"][q], 0)[2]) / 100 for q in QUESTIONS}
+
+
+@dataclass(frozen=True)
+class VoteSpec:
+    """How simulated raters vote. Strength is in logits on alignment, in spreads of the base's images on fidelity."""
+
+    raters: RaterSpec = field(default_factory=RaterSpec)  # their eye for alignment, and their lapses
+    noise: float = 1.5  # spread of one judgement of realism, so that agreement is as weak as people's (ImagenHub, .06-.43)
+    lean: float = 0.2  # spread over raters of their leaning to the side shown first, in units of strength
+
+    def __post_init__(self):
+        check(self, noise="in [0, inf)", lean="in [0, inf)")
+
+
+@dataclass(frozen=True)
+class Side:
+    """Sets of four images, one a prompt, as nine raters find them: mean strength by question, float [rater, prompt]."""
+
+    prompts: list[str]
+    keys: list[str]  # a digest of each set
+    strength: dict[str, np.ndarray]
+
+
+def realism(features: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """Minus the distance of each image's features [image, feature] to the nearest real ones [image, feature]: [image].
+
+    Features are scaled by their spread over the real images, so that none counts more for its unit.
+    """
+    finite("features", features)
+    scale = finite("real features", real).std(0) + 1e-9
+    distances = torch.cdist(torch.from_numpy(features / scale), torch.from_numpy(real / scale))
+    return -distances.min(1).values.numpy()
+
+
+def spread_within(values: np.ndarray, prompts: Sequence[str]) -> float:
+    """Standard deviation of values [image] around the mean of their prompt, pooled."""
+    grouped = pd.Series(finite("values", values)).groupby(list(prompts))
+    sums, freedom = ((grouped.transform("mean") - values) ** 2).sum(), len(values) - grouped.ngroups
+    if freedom < 1:
+        raise ValueError("the spread within prompts needs a prompt with at least two images: draw more images a prompt")
+    return float(np.sqrt(sums / freedom))
+
+
+def side(
+    seen: dict[str, np.ndarray], real: np.ndarray, images: Sequence[str], prompts: Sequence[str], spec: VoteSpec = VoteSpec()
+) -> Side:
+    """Four images a prompt, one prompt after the other, as the nine evaluators find them.
+
+    `seen` are judge-a's chances by head [image, class], `real` realism in spreads of the base's images [image], `images`
+    digests. Raises ValueError unless there are four different images of each prompt in a row.
+    """
+    texts, digests = np.reshape(prompts, (-1, SET)), np.reshape(images, (-1, SET))
+    if (texts != texts[:, :1]).any() or len(set(texts[:, 0])) < len(texts):
+        raise ValueError(f"a side has {SET} images of each prompt, in a row, and no prompt twice")
+    if any(len(set(row)) < SET for row in digests):
+        raise ValueError(f"a set has {SET} different images, and one has an image twice")
+    noise = [[rng_of(seed_of("fidelity", r, d)).standard_normal() for d in images] for r in EVALUATORS]
+    each = {
+        "alignment": np.stack([strengths(seen, images, prompts, r, spec.raters) for r in EVALUATORS]),
+        "fidelity": finite("realism", real) + spec.noise * np.array(noise),
+    }
+    mean = {q: x.reshape(len(EVALUATORS), -1, SET).mean(2) for q, x in each.items()}
+    return Side(texts[:, 0].tolist(), [digest_of(row.tolist()) for row in digests], mean)
+
+
+def _query(a: Side, b: Side, question: str):
+    """For each rater and prompt: whether A is shown first, and a generator for lapses; swapping A and B changes neither."""
+    for rater in EVALUATORS:
+        for prompt, x, y in zip(a.prompts, a.keys, b.keys, strict=True):
+            rng = rng_of(seed_of("vote", question, rater, prompt, *sorted((x, y))))
+            yield (rng.random() < 0.5) == (x < y), rng
+
+
+def differences(a: Side, b: Side, question: str, spec: VoteSpec = VoteSpec()) -> np.ndarray:
+    """How much better each rater finds A than B, float [rater, prompt]: strength, and leaning to the side shown first."""
+    if a.prompts != b.prompts:
+        raise ValueError("two sides are compared on the same prompts in the same order")
+    lean = [spec.lean * rng_of(seed_of("lean", question, r)).standard_normal() for r in EVALUATORS]
+    first = np.array([x for x, _ in _query(a, b, question)]).reshape(len(EVALUATORS), -1)
+    better, worse = (finite(f"strength on {question}", s.strength[question]) for s in (a, b))
+    return better - worse + np.where(first, 1, -1) * np.array(lean)[:, None]
+
+
+def tie_band(a: Side, b: Side, question: str, spec: VoteSpec = VoteSpec()) -> float:
+    """The band within which `TIE_SHARES` of the differences of A and B lie, two sides of the base from different noise."""
+    return float(np.quantile(np.abs(differences(a, b, question, spec)), TIE_SHARES[question]))
+
+
+def answers(a: Side, b: Side, question: str, band: float, spec: VoteSpec = VoteSpec()) -> np.ndarray:
+    """The votes, int [rater, prompt]: 1 for A, -1 for B, 0 for a tie. A lapse is any of the three at random."""
+    if not 0 <= band < np.inf:
+        raise ValueError(f"the band of ties is a finite number of 0 or more, got {band}")
+    gap = differences(a, b, question, spec)
+    found = np.where(np.abs(gap) <= band, 0, np.sign(gap)).astype(int)
+    for i, (first, rng) in enumerate(_query(a, b, question)):
+        if rng.random() < spec.raters.lapse:
+            found.flat[i] = (1 if first else -1) * int(rng.integers(-1, 2))
+    return found
+
+
+def tally(found: np.ndarray, prompts: Sequence[str]) -> pd.DataFrame:
+    """A row a prompt: vote shares `win`, `lose`, `tie`, the `outcome` by two thirds (of OUTCOMES), `category`, `objects`."""
+    if (wrong := ~np.isin(found, (1, -1, 0))).any():
+        count = f"{wrong.sum()} of {found.size}"
+        raise ValueError(f"{count} votes, such as {found[wrong][0]}, are not 1 (A), -1 (B) or 0 (tie)")
+    table = votes(*((found == v).sum(0) for v in (1, -1, 0)))
+    undecided = table.outcome == "tie"
+    table.loc[undecided, "outcome"] = np.where(table.tie[undecided] > 2 / 3 + 1e-9, "tie", "none")
+    named = [parse(p) for p in prompts]
+    return table.assign(
+        prompt=list(prompts), category=[n.category for n in named],
+        objects=["unseen" if n.object in UNSEEN else "seen" for n in named],
+    )  # fmt: skip
+
+
+def outcomes(table: pd.DataFrame) -> list[dict]:
+    """The share of queries of each outcome by two thirds, with 95 % intervals over prompts."""
+    found = {o: cluster_bootstrap((table.outcome == o).astype(float), table.prompt) for o in OUTCOMES}
+    return [dict(outcome=o, value=f.value, low=f.low, high=f.high, prompts=f.clusters) for o, f in found.items()]
+
+
+def shares(table: pd.DataFrame) -> list[dict]:
+    """Mean vote shares, over all prompts and by category and objects, with 95 % intervals over prompts."""
+    parts = {("all", "all"): table} | {
+        (c, o): table[(table.category == c) & (table.objects == o)] for c, o in CELLS
+    }  # fmt: skip
+    rows = []
+    for (category, objects), part in parts.items():
+        if len(part) > 1:
+            for vote in ("win", "lose", "tie"):
+                f = cluster_bootstrap(part[vote], part.prompt)
+                rows.append(dict(category=category, objects=objects, vote=vote, value=f.value, low=f.low, high=f.high,
+                                 prompts=f.clusters))  # fmt: skip
+    return rows

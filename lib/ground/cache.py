@@ -1,0 +1,211 @@
+"""Content-addressed stages: a result is found by what made it, never by its name.
+
+The key of a stage is its spec, the digests of its inputs, the source of the module that makes it (with every module of
+the study which that one imports; comments, docstrings and layout do not count) and of the functions that are handed to
+it, and what computes: versions of the libraries, precision, device, the study's seed. A finished stage is a folder of
+files with a manifest of their SHA-256 sums, checked on every use.
+
+Sources are read once, when the process starts: restart the kernel after editing `lib` (`lib.ground.memory` insists on it).
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from filelock import FileLock
+
+from lib.ground import seeds
+from lib.ground.memory import refuse_changes
+from lib.ground.paths import CACHE
+from lib.ground.source import function_fingerprint, home_of, own_closure, own_fingerprint, versions
+
+PARTIAL = "_partial"  # a stage's own checkpoints, kept over a kill, deleted at the end
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished stage: a folder of files. `digest` is of the files alone, `seconds` what they took."""
+
+    stage: str
+    key: str
+    path: Path
+    digest: str
+    seconds: float
+
+
+class NotMade(LookupError):
+    """A stage is not in the cache, and was not to be made: see `only_found`."""
+
+
+_make = True  # a stage that is not in the cache
+
+
+@contextmanager
+def only_found() -> Iterator[None]:
+    """Within it a stage that is not in the cache raises `NotMade`: to find out what is still to be made."""
+    global _make
+    _make, before = False, _make
+    try:
+        yield
+    finally:
+        _make = before
+
+
+def if_found(ask: Callable[[], object]) -> object | None:
+    """What `ask` gives where every stage that it needs is in the cache; None where one is not."""
+    try:
+        with only_found():
+            return ask()
+    except NotMade:
+        return None
+
+
+def stage(
+    name: str, spec, inputs: Mapping[str, Artifact | str], make: Callable[[Path], None], code: Sequence[Callable | str] = ()
+) -> Artifact:
+    """The folder that `make(folder)` fills, made only when no sound one has this key.
+
+    `spec` is a dataclass or mapping of plain values; an input is an artifact or a digest; `code` are functions from other
+    modules that `make` calls, and names of modules that it cannot import. `make` keeps its checkpoints in
+    `folder / "_partial"`, where it finds them again after a kill; whatever else a killed run left is swept away before. A
+    second process that wants the same entry waits for the first. Raises `ChangedCode` when the code in memory is not the
+    one that the key speaks of, before anything is made or, if it changed meanwhile, kept.
+    """
+    if not re.fullmatch(r"[a-z0-9_-]+", name):
+        raise ValueError(f"stage name {name!r}: use lower-case letters, digits, - and _")
+    modules, functions = [c for c in code if isinstance(c, str)], [c for c in code if callable(c)]
+    recipe = {
+        "stage": name,
+        "spec": asdict(spec) if is_dataclass(spec) else dict(spec),
+        "inputs": {k: v.digest if isinstance(v, Artifact) else v for k, v in inputs.items()},
+        "source": own_fingerprint(home_of(make)),
+        "code": [*map(own_fingerprint, modules), *map(function_fingerprint, functions)],
+        "computed by": computed_by(),
+    }
+    written = {m for module in (home_of(make), *modules) for m in own_closure(module)} | set(map(home_of, functions))
+    refuse_changes(written)
+    key = digest_of(recipe)
+    entry, work = CACHE / name / key, CACHE / "work" / f"{name}-{key[:16]}"
+    with locked(work.with_suffix(".lock")):
+        if (found := read_entry(name, entry)) is not None:
+            return found
+        if not _make:
+            raise NotMade(f"stage {name} is not in the cache")
+        sweep(work)
+        started = time.perf_counter()
+        make(work)
+        seconds = time.perf_counter() - started
+        refuse_changes(written)
+        shutil.rmtree(work / PARTIAL, ignore_errors=True)
+        files = file_digests(work)
+        if not files:
+            raise ValueError(f"stage {name}: make wrote no file")
+        save_json(work / "manifest.json", {**recipe, "files": files, "seconds": round(seconds, 3)})
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(work, entry)
+    return Artifact(name, key, entry, digest_of(files), round(seconds, 3))
+
+
+def computed_by() -> dict:
+    """What computes on this machine: versions of Python and the libraries, device, precision, and the study's seed."""
+    from lib.ground import precision  # PyTorch takes seconds to import, and not all that reads the cache needs it
+
+    training = "bfloat16" if precision.FAST_BFLOAT16 else "float32"
+    return versions() | {"device": precision.DEVICE.type, "training": training, "study seed": seeds.STUDY}
+
+
+def read_entry(name: str, entry: Path) -> Artifact | None:
+    """The finished entry, or None; one whose files differ from its manifest is removed with a warning."""
+    if not entry.exists():
+        return None
+    try:
+        manifest = json.loads((entry / "manifest.json").read_bytes())
+        files, seconds = manifest["files"], manifest["seconds"]
+        if files == file_digests(entry):
+            return Artifact(name, entry.name, entry, digest_of(files), seconds)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    print(f"cache: {name}/{entry.name[:16]} is damaged, making it again", file=sys.stderr)
+    shutil.rmtree(entry)
+    return None
+
+
+def sweep(work: Path) -> None:
+    """An empty work folder, but for the checkpoints of a run that was killed."""
+    work.mkdir(parents=True, exist_ok=True)
+    for left in work.iterdir():
+        if left.name != PARTIAL:
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file under the folder, by relative path; the manifest is not counted."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / "manifest.json")
+    return {p.relative_to(folder).as_posix(): file_digest(p) for p in paths}
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(obj) -> str:
+    """SHA-256 of plain values as canonical JSON; refuses what JSON cannot say (NaN, arrays, functions)."""
+    try:
+        text = json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a key is made of plain finite values only: {error}") from None
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# --- files ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file; the system frees it when its process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path):
+        yield
+
+
+def atomic_write(path: Path, content: bytes | str) -> None:
+    """Write a whole file or none: a temporary file beside it, then a rename."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def save_json(path: Path, obj) -> None:
+    """Readable JSON with sorted keys; refuses NaN and infinities."""
+    atomic_write(path, json.dumps(obj, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Named arrays as safetensors."""
+    atomic_write(path, safetensors.numpy.save({k: np.asarray(v, order="C") for k, v in arrays.items()}))
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """What `save_arrays` wrote."""
+    return safetensors.numpy.load_file(path)

@@ -1,0 +1,108 @@
+"""What each size means: one parameter, `size`, in every notebook."""
+
+from dataclasses import dataclass
+
+from lib.ground.domains import check
+
+GUIDANCE_SCALE = 1.75  # of every image in the study; chosen for the error profile of notebook 02, then frozen
+SAMPLING_STEPS = 10  # of DPM-Solver++(2M)
+
+
+@dataclass(frozen=True)
+class Size:
+    """Prompts, images, updates and seeds of a study of one size; fours are by category, as in CATEGORIES."""
+
+    prompts: tuple[int, int, int, int]  # labelled prompts
+    images: tuple[int, int, int, int]  # images a prompt
+    unlabelled: int  # further images, scored by the reward alone
+    unseen_prompts: tuple[int, int, int, int]
+    unseen_images: int  # images a prompt on which rewards are tested
+    evaluation_stride: int  # every n-th of the 120 evaluation prompts
+    evaluation_images: int  # images a prompt and model
+    candidates: int  # images a prompt and model to choose among, the evaluation images with them
+    references: int  # real renders to which realism is measured in votes on fidelity
+    selection_images: int
+    fidelity_captions: int  # held-out web captions for the Fréchet distance
+    reward_seeds: int
+    reward_epochs: int
+    finetune_seeds: int  # of the full method and of r = mean; one of every other arm
+    updates: int
+    batch: tuple[int, int]  # model-generated, pre-training
+    pretraining: int  # web pairs of the pre-training loss
+    judged: int  # held-out renders on which judges are tested
+    held_out: int  # one labelled prompt in so many tests rewards
+    choice_prompts: tuple[int, int]  # prompts on which users choose: training, test
+    choosers: int  # users who choose on each
+    users: int  # to draw them from
+    second_prompts: int  # prompts of which the second generator draws two images
+    preference_seeds: int
+    preference_epochs: int
+    adaptation_updates: int
+    adapted_images: int  # images an evaluation prompt and adapted model
+    adapted_captions: int  # held-out web captions for an adapted model's Fréchet distance
+
+    def __post_init__(self):
+        check(self, "at least 1", held_out="at least 2", choosers=f"in [1, {self.users}]")
+
+
+SIZES = {
+    "smoke": Size(
+        prompts=(8, 6, 6, 12), images=(4, 4, 4, 4), unlabelled=32, unseen_prompts=(6, 4, 4, 4), unseen_images=4,
+        evaluation_stride=8, evaluation_images=2, candidates=8, references=300, selection_images=1,
+        fidelity_captions=80, reward_seeds=1, reward_epochs=8, finetune_seeds=2, updates=6, batch=(16, 8), pretraining=64,
+        judged=200, held_out=2, choice_prompts=(40, 24), choosers=2, users=12, second_prompts=12, preference_seeds=2,
+        preference_epochs=2, adaptation_updates=6, adapted_images=2, adapted_captions=80,
+    ),
+    "laptop": Size(
+        prompts=(108, 58, 80, 354), images=(12, 12, 6, 8), unlabelled=3_000, unseen_prompts=(30, 20, 15, 15),
+        unseen_images=12, evaluation_stride=1, evaluation_images=8, candidates=16, references=2_000,
+        selection_images=16, fidelity_captions=1_000, reward_seeds=5, reward_epochs=10, finetune_seeds=2, updates=360,
+        batch=(48, 24), pretraining=6_000, judged=2_000, held_out=10, choice_prompts=(900, 400), choosers=12, users=400,
+        second_prompts=300, preference_seeds=5, preference_epochs=4, adaptation_updates=180, adapted_images=3,
+        adapted_captions=400,
+    ),
+    "full": Size(
+        prompts=(108, 58, 80, 2_528), images=(60, 60, 30, 6), unlabelled=16_000, unseen_prompts=(30, 20, 40, 60),
+        unseen_images=24, evaluation_stride=1, evaluation_images=16, candidates=16, references=10_000,
+        selection_images=16, fidelity_captions=5_000, reward_seeds=5, reward_epochs=20, finetune_seeds=5, updates=10_000,
+        batch=(256, 256), pretraining=100_000, judged=10_000, held_out=10, choice_prompts=(3_500, 1_200), choosers=6,
+        users=2_659, second_prompts=1_000, preference_seeds=5, preference_epochs=6, adaptation_updates=10_000,
+        adapted_images=8, adapted_captions=5_000,
+    ),
+}  # fmt: skip
+
+
+TRAINED = 5  # arms of `lib.study.lee.ARMS`
+TRIED = 4  # settings that notebook 05 tries, each after half and all updates
+LAPTOP_HOURS = 1.6  # measured once: all notebooks at size laptop, nothing cached, on two cores with bfloat16
+
+
+def work(size: Size) -> dict[str, int]:
+    """Images that notebooks 01, 05 and 06 draw and train on, without the frontier."""
+    tuned = TRAINED + 2 * (size.finetune_seeds - 1)  # more seeds of the full method and of r = mean
+    drawn = {
+        "to label": sum(p * n for p, n in zip(size.prompts, size.images, strict=True)),
+        "unlabelled": size.unlabelled,
+        "unseen": sum(size.unseen_prompts) * size.unseen_images,
+        "selection": 40 * size.selection_images * (1 + 2 * TRIED),
+        "evaluation": -(-120 // size.evaluation_stride) * size.evaluation_images * (1 + tuned),
+        "fidelity": size.fidelity_captions * (1 + tuned),
+    }
+    return drawn | {"trained on": size.updates * sum(size.batch) * (tuned + TRIED - 1)}
+
+
+def unet_runs(work) -> int:
+    """Runs of the U-Net: two a step of sampling, with and without the prompt; training on an image costs about three."""
+    return sum(n * (3 if what == "trained on" else 2 * SAMPLING_STEPS) for what, n in work.items())
+
+
+def cpu_hours(name: str) -> float:
+    """About how long a size takes on two CPU cores: as laptop does, in proportion to the U-Net's runs."""
+    return LAPTOP_HOURS * unet_runs(work(size_named(name))) / unet_runs(work(SIZES["laptop"]))
+
+
+def size_named(name: str) -> Size:
+    """The size of that name; raises ValueError that lists the known ones."""
+    if name not in SIZES:
+        raise ValueError(f"unknown size {name!r}: one of {', '.join(SIZES)}")
+    return SIZES[name]

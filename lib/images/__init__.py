@@ -1,0 +1,1 @@
+"""From prompts to images, and what is measured in them."""

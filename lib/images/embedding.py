@@ -1,0 +1,62 @@
+"""CLIP embeddings of images and prompts, and their cosine: what both papers' scores start from."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lib.ground.cache import Artifact, load_arrays, save_arrays, stage
+from lib.ground.checks import finite
+from lib.images.sampling import load_images
+
+
+@torch.no_grad()
+def embed_images(clip, preprocess, images: np.ndarray, batch: int = 256) -> np.ndarray:
+    """CLIP image embeddings, float32 [image, dimension], not normalised, of uint8 images [image, height, width, 3]."""
+    device = next(clip.parameters()).device
+    out = []
+    for i in range(0, len(images), batch):
+        pixels = torch.stack([preprocess(Image.fromarray(x)) for x in images[i : i + batch]])
+        out.append(clip.encode_image(pixels.to(device)).cpu().numpy())
+    return finite("image embeddings", np.concatenate(out))
+
+
+@torch.no_grad()
+def embed_texts(clip, tokenizer, texts: Sequence[str], batch: int = 1024) -> np.ndarray:
+    """CLIP text embeddings, float32 [text, dimension], not normalised; each distinct text is computed once."""
+    device = next(clip.parameters()).device
+    distinct = list(dict.fromkeys(texts))
+    rows = [clip.encode_text(tokenizer(distinct[i : i + batch]).to(device)).cpu() for i in range(0, len(distinct), batch)]
+    place = {t: i for i, t in enumerate(distinct)}
+    return finite("text embeddings", torch.cat(rows).numpy())[[place[t] for t in texts]]
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """Rows scaled to length 1; raises ValueError on a row that has no direction: of zeros, or not finite."""
+    length = np.linalg.norm(finite("embeddings", x), axis=-1, keepdims=True)
+    if (nil := np.flatnonzero(length == 0)).size:
+        raise ValueError(f"{nil.size:,} of {length.size:,} embeddings have length 0, so no direction; the first is {nil[0]}")
+    return x / finite("lengths of embeddings", length)
+
+
+def clip_score(image: np.ndarray, text: np.ndarray) -> np.ndarray:
+    """Cosine similarity of image and prompt embeddings in [-1, 1]: the paper's baseline."""
+    return (unit(image) * unit(text)).sum(-1)
+
+
+def embedded(images: Artifact, load: Callable, digest: str) -> tuple[np.ndarray, np.ndarray]:
+    """The stage of CLIP embeddings of a set of images and of their prompts, float32 [image, dimension] each.
+
+    `load` gives (model, preprocess, tokenizer); `digest` is of its weights.
+    """
+
+    def make(folder) -> None:
+        clip, preprocess, tokenizer = load()
+        shown = load_images(images)
+        arrays = {"image": embed_images(clip, preprocess, shown.pixels), "text": embed_texts(clip, tokenizer, shown.prompts)}
+        save_arrays(folder / "embeddings.safetensors", arrays)
+
+    found = stage("embeddings", {}, {"images": images, "clip": digest}, make, ("lib.images.models", load))
+    arrays = load_arrays(found.path / "embeddings.safetensors")
+    return arrays["image"], arrays["text"]

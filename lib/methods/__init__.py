@@ -1,0 +1,1 @@
+"""What is learnt from feedback, a file a method."""

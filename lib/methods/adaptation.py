@@ -1,0 +1,184 @@
+"""Adapting the generator to preferences: a LoRA taught with the best and the worst of a prompt's images by their score.
+
+Wu et al. 2023, section 5. The worst images keep their prompt behind a prefix, which is the negative prompt at inference.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lib.feedback.taste import TasteSpec, weights
+from lib.ground import checkpoint
+from lib.ground.cache import Artifact, stage
+from lib.ground.checks import finite
+from lib.ground.domains import check
+from lib.ground.seeds import rng_of, seed_of, torch_seed
+from lib.methods.finetune import Pairs, draw, losses_of, step
+
+if TYPE_CHECKING:  # diffusers takes seconds to import, and much of the study needs no generator
+    from diffusers import StableDiffusionPipeline
+
+PREFIX = "Weird image. "
+OTHER_PREFIX = "Strange picture. "  # a control
+PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]  # of all attention in the U-Net
+AT_LEAST = 4  # images a group
+FEWEST = 2  # prompts that are selected, whatever the threshold: an interval over prompts needs two
+USERS = 20  # of the user study
+EVERY = 100  # updates between checkpoints
+
+# Table 4: the base, and adapted with the negative prompt (HPS as a cosine); the user study's shares of prompts won and lost.
+PAPER_TABLE = {
+    "base": dict(frechet=19.72, aesthetic=5.90, clip_score=0.2816, hps=0.1898),
+    "adapted, negative prompt": dict(frechet=19.35, aesthetic=6.06, clip_score=0.2831, hps=0.1916),
+}
+PAPER_STUDY = {"win": 0.74, "lose": 0.22}
+
+
+@dataclass(frozen=True)
+class AdaptationSpec:
+    """One adapted model. Prefix, rank, size of a batch, AdamW's settings and clipping are the paper's; the rest is ours."""
+
+    rank: int = 32
+    threshold: float = 2.0  # a group's best is preferred when its softmax is above threshold / n, its worst likewise
+    prefix: str = PREFIX  # before the prompts of non-preferred images
+    swapped: bool = False  # a control: preferred and non-preferred images change places
+    updates: int | None = None  # None: those of the study's size
+    learning_rate: float = 1e-2  # at the start; with the batch, by users' votes on the 40 selection prompts at size laptop
+    batch: tuple[int, int, int] = (18, 14, 8)  # preferred, non-preferred, real; 40 as in the paper
+    clip: float = 1.0  # largest norm of the gradient
+    warmup: int = 20  # updates
+    seed: int = 0
+
+    def __post_init__(self):
+        above, counted = "in (0, inf)", "at least 1"
+        check(
+            self, rank=counted, threshold=above, updates=counted, learning_rate=above, batch="at least 0, not all 0",
+            clip=above, warmup="at least 0", seed="at least 0",
+        )
+
+
+# ---- selection -----------------------------------------------------------------------------------------------------
+
+
+def near_uniform(images: np.ndarray, spread: float = 10.0) -> np.ndarray:
+    """Whether the pixels of uint8 images [image, height, width, 3] hardly differ (8-bit units): bool [image]."""
+    return finite("pixels", images).reshape(len(images), -1, 3).std(1).max(1) < spread
+
+
+def select(
+    scores: np.ndarray, prompts: Sequence[str], usable: np.ndarray, threshold: float = 2.0,
+    budget: tuple[int, int] | None = None, fewest: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The preferred and the non-preferred images, int [image] each, at most one of each a prompt.
+
+    With n `usable` images (at least 4) of a prompt, the one of highest score is preferred where softmax(scores) gives it
+    more than threshold / n, and that of the lowest is non-preferred where softmax(-scores) does. Where less than `fewest`
+    prompts pass, as at size smoke, so many of the surest are taken, and a line says so. `budget` numbers of images take the
+    place of the threshold: the prompts that are surest. Raises ValueError when none is left, or there are no `fewest`.
+    """
+    finite("scores", scores), finite("usable", usable)
+    table = pd.DataFrame({"prompt": list(prompts), "row": np.arange(len(scores))})[np.asarray(usable, bool)]
+    found: list[list[tuple[float, int]]] = [[], []]
+    for _, rows in table.groupby("prompt", sort=False).row:
+        if len(rows) >= AT_LEAST and np.ptp(np.asarray(scores, float)[rows]) > 0:  # among equals none is the best
+            for sign, kept in zip((1, -1), found, strict=True):
+                given = sign * np.asarray(scores, float)[rows]
+                p = np.exp(given - given.max())
+                kept.append((len(rows) * p.max() / p.sum(), int(rows.iloc[p.argmax()])))
+    out = []
+    for kind, kept, wanted in zip(("preferred", "non-preferred"), found, budget or (None, None), strict=True):
+        passing = wanted if budget else sum(k[0] > threshold for k in kept)
+        if len(kept) < fewest:
+            raise ValueError(
+                f"{len(kept)} prompts have {AT_LEAST} usable images whose scores differ, want {fewest} or more: raise "
+                "`prompts`, `images` or `unlabelled` of the size (lib/ground/sizes.py)"
+            )
+        if passing < fewest:
+            print(f"{kind}: {passing} of {len(kept)} prompts pass {threshold:g} / n, so the surest {fewest} are taken")
+        if not (chosen := sorted(kept, key=lambda k: (-k[0], k[1]))[: max(passing, fewest)]):
+            raise ValueError(f"no prompt's images differ enough: none above {threshold:g} / n")
+        out.append(np.array(sorted(row for _, row in chosen)))
+    return out[0], out[1]
+
+
+# ---- training ------------------------------------------------------------------------------------------------------
+
+
+def adapt(pipe: "StableDiffusionPipeline", streams: Sequence[Pairs], spec: AdaptationSpec, folder: Path) -> None:
+    """Tune a LoRA on all attention projections of `pipe.unet`; writes `pytorch_lora_weights.safetensors` under `folder`.
+
+    `streams` are preferred, non-preferred and real pairs, mixed as `spec.batch` says; the loss is the plain denoising loss.
+    The rate falls linearly to nothing, so that what the last updates happened to draw does not decide. What an update draws
+    from a stream depends on the seed and the update alone. Resumes from `folder/_partial`. Raises ValueError when the loss
+    stops being finite.
+    """
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    with torch.random.fork_rng():
+        torch.manual_seed(torch_seed(spec.seed))
+        pipe.unet.requires_grad_(False).add_adapter(
+            LoraConfig(r=spec.rank, lora_alpha=spec.rank, init_lora_weights="gaussian", target_modules=PROJECTIONS)
+        )
+    unet = pipe.unet.train()
+    parameters = [p for p in unet.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=spec.learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2)
+    partial, steps = folder / "_partial" / "state.safetensors", pipe.scheduler.config.num_train_timesteps
+    for update in range(int(checkpoint.resume(partial, unet, optimiser, {}).get("done", 0)), spec.updates):
+        drawn = [
+            (s, *draw(s, n, torch.Generator().manual_seed(seed_of("adapt", spec.seed, update, i)), steps))
+            for i, (s, n) in enumerate(zip(streams, spec.batch, strict=True)) if n
+        ]  # fmt: skip
+        falling = replace(spec, learning_rate=spec.learning_rate * (1 - update / spec.updates))
+        step(optimiser, losses_of(pipe, drawn).mean(), falling, update, "adaptation")
+        if (update + 1) % EVERY == 0 and update + 1 < spec.updates:
+            checkpoint.save(partial, unet, optimiser, {}, done=update + 1)
+    weights = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet.eval()))
+    pipe.save_lora_weights(folder, unet_lora_layers=weights, safe_serialization=True)
+
+
+def adapted(
+    load: Callable[[], "StableDiffusionPipeline"], streams: Callable[["StableDiffusionPipeline"], Sequence[Pairs]],
+    spec: AdaptationSpec, inputs: Mapping[str, Artifact | str],
+) -> Artifact:
+    """The stage of one LoRA. `inputs` are the digests of the base, of the streams' images and of what was selected."""
+
+    def make(folder: Path) -> None:
+        pipe = load()
+        adapt(pipe, streams(pipe), spec, folder)
+
+    return stage("lora", asdict(spec), inputs, make, ("lib.images.models", load, streams))
+
+
+# ---- the user study ------------------------------------------------------------------------------------------------
+
+
+def votes(
+    a: np.ndarray, b: np.ndarray, digests: Sequence[tuple[str, str]], users: Sequence[str], taste: TasteSpec
+) -> np.ndarray:
+    """Which of two images each simulated user prefers: bool [user, pair], True for the first.
+
+    `a`, `b` traits in their units, float [pair, trait]; `digests` of both images. The images lie side by side in an order
+    drawn for each user, so that taking one unseen is a coin's toss. A vote depends on the user and the two images alone:
+    swapping the sides swaps the votes. Every other user votes for the first of two images that are the same.
+    """
+    gap = weights(users, taste) @ (finite("traits", a) - finite("traits", b)).T / taste.noise
+    chance = (1 - taste.last) / (1 + np.exp(-gap)) + taste.last / 2
+    out = np.empty(gap.shape, bool)
+    for i, name in enumerate(users):
+        for j, (x, y) in enumerate(digests):
+            drawn = rng_of(seed_of("study", name, *sorted((x, y)))).random()
+            out[i, j] = i % 2 == 0 if x == y else drawn < chance[i, j] if x < y else drawn >= 1 - chance[i, j]
+    return out
+
+
+def majorities(found: np.ndarray) -> np.ndarray:
+    """The outcome of each pair, int [pair]: 1 where more than half of the users [user, pair] prefer the first image, -1
+    where more than half prefer the second, else 0."""
+    won = 2 * finite("votes", found).sum(0)
+    return np.sign(won - len(found)).astype(int)

@@ -1,0 +1,75 @@
+"""Rejection sampling: draw more images of a prompt than are wanted, and keep those of the highest score.
+
+Lee et al. 2023, Figure 6 (16 drawn, 4 kept). The mean over all ways to draw n of the images at hand is exact, so that no
+single draw adds noise of its own.
+"""
+
+from collections.abc import Sequence
+from math import comb
+
+import numpy as np
+
+from lib.ground.checks import finite
+
+
+def by_prompt(prompts: Sequence[str], each: int | None = None) -> tuple[list[str], np.ndarray]:
+    """Distinct prompts in order of first appearance, and the images of each, int [prompt, image]: the first `each` of them.
+
+    Raises ValueError when prompts differ in their number of images, or have fewer than `each`.
+    """
+    rows: dict[str, list[int]] = {}
+    for i, p in enumerate(prompts):
+        rows.setdefault(p, []).append(i)
+    counts = {len(r) for r in rows.values()}
+    if each is None and len(counts) > 1:
+        raise ValueError(f"prompts have different numbers of images: {min(counts)} to {max(counts)}")
+    if each is not None and min(counts) < each:
+        raise ValueError(f"need {each} images of each prompt, one has {min(counts)}")
+    return list(rows), np.array([r[:each] for r in rows.values()])
+
+
+def kept(scores: np.ndarray, keep: int = 4) -> np.ndarray:
+    """The places of the `keep` highest of each row of scores [prompt, image], best first: int [prompt, keep]."""
+    if not 1 <= keep <= scores.shape[1]:
+        raise ValueError(f"cannot keep {keep} of {scores.shape[1]} images")
+    return np.argsort(-finite("scores", scores), axis=1, kind="stable")[:, :keep]
+
+
+def chosen_weights(total: int, drawn: int, keep: int = 1) -> np.ndarray:
+    """The chance, float [rank], times 1 / keep, that the image of each rank is kept; sums to 1.
+
+    `drawn` of `total` images are drawn without replacement, and the `keep` of the best rank (0 first) are kept: the one of
+    rank i is, if it is drawn and fewer than `keep` of the i better ones are.
+    """
+    if not 1 <= keep <= drawn <= total:
+        raise ValueError(f"want 1 <= keep <= drawn <= total, got {keep}, {drawn}, {total}")
+    ways = [
+        sum(comb(i, j) * comb(total - 1 - i, drawn - 1 - j) for j in range(min(keep, drawn))) for i in range(total)
+    ]  # fmt: skip
+    return np.array([w / (keep * comb(total, drawn)) for w in ways])
+
+
+def best_of(scores: np.ndarray, quality: np.ndarray, drawn: int, keep: int = 1) -> np.ndarray:
+    """Expected quality, float [..., prompt], of the `keep` images of highest score among `drawn` at random.
+
+    `scores`, `quality` [..., prompt, image], broadcast. The mean is exact: over all subsets of that many images, and over
+    all orders of images whose scores tie.
+    """
+    scores, quality = np.broadcast_arrays(np.asarray(scores, float), np.asarray(quality, float))
+    finite("scores", scores), finite("quality", quality)
+    weights = chosen_weights(scores.shape[-1], drawn, keep)
+    out = np.empty(scores.shape[:-1])
+    for at in np.ndindex(out.shape):
+        _, level = np.unique(-scores[at], return_inverse=True)  # 0 is the highest score
+        ranks = np.sort(level)
+        shared = np.bincount(ranks, weights) / np.bincount(ranks)
+        out[at] = shared[level] @ quality[at]
+    return out
+
+
+def divergence(drawn: int) -> float:
+    """How far the best of n is from the model that draws them: KL divergence, log n - (n - 1) / n nats.
+
+    Gao et al. 2023, Scaling laws for reward model overoptimization, equation 2; an upper bound where scores tie.
+    """
+    return float(np.log(drawn) - (drawn - 1) / drawn)

@@ -1,0 +1,235 @@
+"""The reward: an MLP on frozen CLIP embeddings of image and prompt, with prompt classification as an auxiliary loss.
+
+Lee et al. 2023, section 3.2, Algorithms 1 and 2.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lib.feedback.panel import categories
+from lib.ground.cache import Artifact, load_arrays, save_arrays, stage
+from lib.ground.checks import finite
+from lib.ground.domains import check
+from lib.ground.precision import autocast
+from lib.ground.seeds import rng_of, torch_seed
+from lib.images.embedding import embed_texts, unit
+from lib.world.perturbed import FORMS, all_perturbed, draw_perturbed
+
+
+@dataclass(frozen=True)
+class RewardSpec:
+    """How a reward is trained. The paper states lambda, T and the width; the rest is chosen here."""
+
+    auxiliary_weight: float = 0.5  # lambda
+    temperature: float = 2.0  # T
+    perturbed: int = 5  # other prompts an image, N - 1
+    perturbed_form: str = "printed"  # one of `perturbed.FORMS`
+    auxiliary_on: str = "good"  # items that have the auxiliary loss: good (the text) or all (Algorithm 1 as printed)
+    normalise: bool = True  # embeddings to unit length
+    product: bool = False  # the network also sees the product of the embeddings, entry by entry (not in the paper)
+    width: int = 1024
+    labels: float = 1.0  # share of each prompt's labels that is used
+    prompts: float = 1.0  # share of the prompts that is used, with all their labels
+    labellers: int | None = None  # 1: only what the first one said; None: what all said
+    flipped: float = 0.0  # share of labels turned into their opposite
+    skips: str = "drop"  # or half: a skipped image has the label 0.5
+    shuffle_labels: bool = False  # a control
+    epochs: int | None = None  # None: those of the study's size
+    batch: int = 256
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    seed: int = 0
+
+    def __post_init__(self):
+        above, counted, share = "in (0, inf)", "at least 1", "in (0, 1]"
+        check(
+            self, auxiliary_weight="in [0, inf)", temperature=above, perturbed=counted, auxiliary_on="one of good or all",
+            perturbed_form=f"one of {' or '.join(FORMS)}", width=counted, labels=share, prompts=share, labellers=counted,
+            flipped="in [0, 1)", skips="one of drop or half", epochs=counted, batch=counted, learning_rate=above,
+            weight_decay="in [0, inf)", seed="at least 0",
+        )
+
+
+class Reward(nn.Module):
+    """r(x, z) in [0, 1]: two hidden layers of `width` with ReLU on image and prompt embeddings, then a sigmoid.
+
+    With `product` also on their product, entry by entry: a match of the two is then a sum and need not be learnt.
+    """
+
+    def __init__(self, dimension: int = 128, width: int = 1024, product: bool = False):
+        super().__init__()
+        self.first = nn.Linear((3 if product else 2) * dimension, width)
+        self.second, self.last = nn.Linear(width, width), nn.Linear(width, 1)
+
+    def forward(self, image: Tensor, text: Tensor) -> Tensor:
+        """[..., dimension] twice to [...]; an image [pair, 1, dimension] meets all of its prompts [pair, prompt, dimension].
+
+        The first layer takes the embeddings end to end; what it makes of each is computed once and added.
+        """
+        of_image, of_text, *of_product = self.first.weight.split(image.shape[-1], 1)
+        hidden = F.linear(image, of_image, self.first.bias) + F.linear(text, of_text)
+        if of_product:
+            hidden = hidden + F.linear(image * text, of_product[0])
+        hidden = hidden.relu_()
+        return torch.sigmoid(self.last(self.second(hidden).relu_()).float()).squeeze(-1)
+
+
+def prompt_classification_loss(rewards: Tensor, temperature: float = 2.0) -> Tensor:
+    """Cross-entropy (nats) of telling each image's own prompt from perturbed ones.
+
+    `rewards` [pair, prompt] in [0, 1]; column 0 is the image's own prompt. Lee et al. 2023, section 3.2 (L_pc).
+    """
+    own = torch.zeros(len(rewards), dtype=torch.long, device=rewards.device)
+    return F.cross_entropy(rewards / temperature, own)
+
+
+def taught(labels: np.ndarray, prompts: Sequence[str], raters: np.ndarray, spec: RewardSpec) -> np.ndarray:
+    """The labels that a reward of this spec and seed learns from, float [item]; NaN: the item is not used.
+
+    `labels` [item] 1 good, 0 bad, 0.5 skipped or NaN held out; `raters` [item] the number, 0, 1, …, of the labeller.
+    Of a share `spec.labels` or `spec.prompts`, which ones is drawn by the seed; smaller shares lie in larger ones, and
+    each prompt keeps a label, each category a prompt. Labels are shuffled or flipped last and stay as many.
+    """
+    labels, texts = finite("labels", np.asarray(labels, float), missing=True).copy(), np.asarray(prompts)
+    rng = rng_of(spec.seed, 23)
+    if spec.skips == "drop":
+        labels[labels == 0.5] = np.nan
+    if spec.labellers:
+        labels[np.asarray(raters) >= spec.labellers] = np.nan
+    distinct = np.unique(texts[~np.isnan(labels)])
+    kept = distinct[_spread(np.array(categories(distinct)), rng) < spec.prompts]
+    labels[~np.isin(texts, kept)] = np.nan
+    used = np.flatnonzero(~np.isnan(labels))
+    labels[used[_spread(texts[used], rng) >= spec.labels]] = np.nan
+    used = np.flatnonzero(~np.isnan(labels))
+    if spec.shuffle_labels:
+        labels[used] = rng.permutation(labels[used])
+    turned = used[rng.random(len(used)) < spec.flipped]
+    labels[turned] = 1 - labels[turned]
+    return labels
+
+
+def _spread(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Places in [0, 1) that spread each group evenly and at random, its first at 0.
+
+    Those below q are about a share q of every group, and at least one of each.
+    """
+    order = np.lexsort((rng.random(len(groups)), groups))
+    _, start, member, size = np.unique(groups[order], return_index=True, return_inverse=True, return_counts=True)
+    rank = np.arange(len(groups)) - start[member]
+    place = np.empty(len(groups))
+    place[order] = np.where(rank == 0, 0, (rank + rng.random(len(groups))) / size[member])
+    return place
+
+
+def train_reward(
+    image: np.ndarray, text: np.ndarray, labels: np.ndarray, others: np.ndarray, pool: np.ndarray, spec: RewardSpec
+) -> Reward:
+    """Minimise L_MSE + lambda L_pc with AdamW.
+
+    `image`, `text` float [item, dimension]; `labels` in [0, 1] [item]; `others` int [item, epoch x perturbed] rows of
+    `pool` [prompt, dimension], of which epoch e takes the e-th part. Raises ValueError on no good or no bad label, or when
+    the loss stops being finite.
+    """
+    if not ((labels == 1).any() and (labels == 0).any()):
+        raise ValueError(f"need both good and bad labels, got {int((labels == 1).sum())} good of {len(labels)}")
+    torch.manual_seed(torch_seed(spec.seed))
+    order = torch.Generator().manual_seed(torch_seed(spec.seed))
+    x, z, bank = (_scaled(a, spec) for a in (image, text, pool))
+    y = torch.from_numpy(labels).float()
+    has_auxiliary = (y == 1) | (spec.auxiliary_on == "all")
+    network = Reward(image.shape[1], spec.width, spec.product)
+    steps = spec.epochs * -(-len(y) // spec.batch)
+    optimiser = torch.optim.AdamW(network.parameters(), spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for epoch in range(spec.epochs):
+        drawn = torch.from_numpy(others[:, epoch * spec.perturbed : (epoch + 1) * spec.perturbed])
+        for rows in torch.randperm(len(y), generator=order).split(spec.batch):
+            chosen = has_auxiliary[rows]
+            with autocast():
+                own = network(x[rows], z[rows])
+                if spec.auxiliary_weight and chosen.any():
+                    theirs = network(x[rows[chosen]][:, None], bank[drawn[rows[chosen]]])
+            loss = F.mse_loss(own, y[rows])
+            if spec.auxiliary_weight and chosen.any():
+                both = torch.cat([own[chosen][:, None], theirs], 1)
+                loss = loss + spec.auxiliary_weight * prompt_classification_loss(both, spec.temperature)
+            if not torch.isfinite(loss):
+                raise ValueError(f"the reward's loss is {loss.item()} in epoch {epoch}: lower the learning rate")
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    return network.eval()
+
+
+def _scaled(embeddings: np.ndarray, spec: RewardSpec) -> Tensor:
+    """Embeddings [item, dimension] as the network takes them; with `normalise` of length sqrt(dimension)."""
+    if spec.normalise:
+        embeddings = unit(embeddings) * embeddings.shape[1] ** 0.5
+    return torch.from_numpy(finite("embeddings", embeddings)).float()
+
+
+@torch.no_grad()
+def score(network: Reward, image: np.ndarray, text: np.ndarray, spec: RewardSpec) -> np.ndarray:
+    """r in [0, 1], float32 [item]."""
+    for name, weights in network.named_parameters():  # the sigmoid of an infinite sum is 0 or 1
+        finite(f"the reward's {name}", weights)
+    return finite("r", network(_scaled(image, spec), _scaled(text, spec)).numpy())
+
+
+# ---- stages -------------------------------------------------------------------------------------------------------
+
+
+def perturbed_embeddings(form: str, load: Callable, digest: str) -> np.ndarray:
+    """The stage of CLIP embeddings of `all_perturbed(form)`, float32 [prompt, dimension]."""
+
+    def make(folder) -> None:
+        clip, _, tokenizer = load()
+        save_arrays(folder / "texts.safetensors", {"text": embed_texts(clip, tokenizer, all_perturbed(form))})
+
+    found = stage("perturbed", {"form": form}, {"clip": digest}, make, ("lib.images.models", load))
+    return load_arrays(found.path / "texts.safetensors")["text"]
+
+
+def trained(
+    image: np.ndarray, text: np.ndarray, prompts: Sequence[str], labels: np.ndarray, raters: np.ndarray, load: Callable,
+    spec: RewardSpec, inputs: Mapping[str, Artifact | str],
+) -> Reward:
+    """The stage of one reward: what `train_reward` learns from those of the labels that are `taught`.
+
+    A share of the labels is passed over more often, so that every variant gets the updates of `spec.epochs` passes over
+    all of them: fewer labels do not also mean less training. `inputs` are the digests of images, of labels with their
+    raters, and, as `clip`, of the weights behind the embeddings.
+    """
+
+    def make(folder) -> None:
+        chosen = taught(labels, prompts, raters, spec)
+        rows = np.flatnonzero(~np.isnan(chosen))
+        every = taught(labels, prompts, raters, replace(spec, labels=1.0, prompts=1.0, labellers=None))
+        run = replace(spec, epochs=round(spec.epochs * np.isfinite(every).sum() / len(rows)))
+        others, pool = np.zeros((len(rows), 0), int), text[:1]
+        if spec.auxiliary_weight:
+            drawn = run.epochs * run.perturbed
+            others = draw_perturbed([prompts[i] for i in rows], drawn, run.seed, run.perturbed_form)
+            pool = perturbed_embeddings(run.perturbed_form, load, inputs["clip"])
+        network = train_reward(image[rows], text[rows], chosen[rows], others, pool, run)
+        save_file(network.state_dict(), folder / "reward.safetensors")
+
+    found = stage("reward", asdict(spec), inputs, make, ("lib.images.models", load))
+    with torch.device("meta"):  # no weights are drawn, only to be overwritten
+        network = Reward(image.shape[1], spec.width, spec.product)
+    network.load_state_dict(load_file(found.path / "reward.safetensors"), assign=True)
+    return network.eval()
+
+
+def ensemble(seeds: int, spec: RewardSpec, *args, **kwargs) -> list[tuple[Reward, RewardSpec]]:
+    """Rewards of one spec with seeds 0, 1, …"""
+    specs = [replace(spec, seed=s) for s in range(seeds)]
+    return [(trained(*args, spec=s, **kwargs), s) for s in specs]

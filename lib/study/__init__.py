@@ -1,0 +1,1 @@
+"""The stages of both papers, which notebooks ask for by name."""

@@ -1,0 +1,46 @@
+"""Several stages at once, one process a core: two threads on networks as small as these are hardly faster than one."""
+
+import functools
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+
+import torch
+
+from lib.ground.cache import if_found
+from lib.ground.precision import DEVICE
+
+
+def make(study, wanted: Sequence[tuple]) -> None:
+    """Make stages of a study and leave them in the cache, where the study then finds them.
+
+    `wanted` are (name, *arguments) of its methods and properties; none may need another of them, and one wanted twice is
+    made once. With a GPU or a single core nothing is done ahead, nor where one stage alone is missing: the study makes each
+    when asked. An error in one is raised here.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if DEVICE.type != "cpu" or min(cores, len(wanted)) < 2:
+        return
+    wanted = [w for i, w in enumerate(wanted) if w not in wanted[:i] and if_found(lambda w=w: _ask(study, *w)) is None]
+    if len(wanted) < 2:
+        return
+    with ProcessPoolExecutor(min(cores, len(wanted)), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        for done in as_completed([pool.submit(_one, type(study), study.name, *w) for w in wanted]):
+            done.result()
+
+
+def _ask(study, name: str, *arguments) -> bool:
+    found = getattr(study, name)
+    if callable(found):
+        found(*arguments)
+    return True
+
+
+@functools.cache
+def _study(kind: type, size: str):
+    return kind(size)
+
+
+def _one(kind: type, size: str, name: str, *arguments) -> None:
+    _ask(_study(kind, size), name, *arguments)

@@ -1,0 +1,165 @@
+"""What both papers' studies stand on: the models of one size, the base's images, and what judges and CLIP make of images.
+
+Every stage is kept under what made it. Nothing is computed before it is asked for; asked for again, it comes from the cache.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lib.feedback import judges, panel, votes
+from lib.ground.cache import Artifact
+from lib.ground.seeds import rng_of
+from lib.ground.sizes import GUIDANCE_SCALE, SAMPLING_STEPS, size_named
+from lib.images import embedding, metrics, models, sampling
+from lib.methods import finetune
+from lib.study import ahead
+from lib.world import prompts, web
+
+
+class Study:
+    """One size of the study on the mini models."""
+
+    def __init__(self, size: str):
+        self.name, self.size = size, size_named(size)
+
+    def ahead(self, *wanted: tuple) -> None:
+        """Make several stages at once, given as (name, *arguments) of this class, before they are asked for.
+
+        Not at size `smoke`, where starting processes takes longer than the stages.
+        """
+        if self.name != "smoke":
+            ahead.make(self, wanted)
+
+    # ---- models ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def base_digest(self) -> str:
+        return models.verify("mini-sd")
+
+    @cached_property
+    def clip_digest(self) -> str:
+        return models.verify("mini-clip")
+
+    def generator(self, unet: Path | None = None) -> Callable:
+        """A function that loads the base, or the base with a fine-tuned U-Net."""
+        return lambda: models.load_generator("mini", unet)
+
+    # ---- images ---------------------------------------------------------------------------------------------------
+
+    def sample(
+        self, texts: list[str], numbers: list[int], stream: str, unet: tuple[Artifact, int] | None = None
+    ) -> Artifact:
+        """Images of the base, or of a U-Net after so many updates; one start noise a prompt, number and stream."""
+        generator, path = {"base": self.base_digest}, None
+        if unet is not None:
+            artifact, updates = unet
+            path = artifact.path / f"unet-{updates}.safetensors"
+            generator |= {"unet": artifact, "updates": str(updates)}
+        return sampling.sampled(
+            self.generator(path), generator, texts, numbers, stream, guidance_scale=GUIDANCE_SCALE, steps=SAMPLING_STEPS
+        )
+
+    def _grid(self, texts: list[str], images: list[int]) -> tuple[list[str], list[int]]:
+        pairs = [(p, k) for p, n in zip(texts, images, strict=True) for k in range(n)]
+        return [p for p, _ in pairs], [k for _, k in pairs]
+
+    @cached_property
+    def labelled_images(self) -> Artifact:
+        """The images that people label, by the grid of the size."""
+        texts = prompts.grid(counts=self.size.prompts)
+        by_category = dict(zip(prompts.CATEGORIES, self.size.images, strict=True))
+        return self.sample(*self._grid(texts, [by_category[prompts.parse(p).category] for p in texts]), "labelled")
+
+    @cached_property
+    def unlabelled_images(self) -> Artifact:
+        """More images of the same prompts, which only the reward judges."""
+        texts = prompts.grid(counts=self.size.prompts)
+        rng = rng_of(16)
+        drawn = sorted(rng.integers(len(texts), size=self.size.unlabelled).tolist())
+        return self.sample([texts[i] for i in drawn], _earlier(drawn), "unlabelled")
+
+    def evaluation_images(self, unet: tuple[Artifact, int] | None = None, each: int | None = None) -> Artifact:
+        """Images of the 120 evaluation prompts, `each` or as many as the size says; the same start noise for every model."""
+        texts = prompts.evaluation_prompts()[:: self.size.evaluation_stride]
+        return self.sample(*self._grid(texts, [each or self.size.evaluation_images] * len(texts)), "evaluation", unet)
+
+    def fidelity_images(self, unet: tuple[Artifact, int] | None = None) -> Artifact:
+        """One image for each held-out web caption."""
+        captions = self.web_captions(self.size.fidelity_captions, 2)
+        return self.sample(captions, list(range(len(captions))), "fidelity", unet)
+
+    # ---- what is seen in them -------------------------------------------------------------------------------------
+
+    def looks(self, images: Artifact, judge: str) -> dict[str, np.ndarray]:
+        """A judge's chances by head [image, class]."""
+        return judges.looked_at(images, lambda: models.load_judge(judge), models.verify(f"judge-{judge}"))
+
+    def verdicts(self, images: Artifact, judge: str) -> np.ndarray:
+        """A judge's verdict on each image for its prompt: bool [image]."""
+        return judges.verdicts(self.looks(images, judge), sampling.load_images(images).prompts)
+
+    def panel_shares(self, images: Artifact, spec: panel.RaterSpec = panel.RaterSpec()) -> np.ndarray:
+        """The share of the nine simulated evaluators who call each image good: float [image]."""
+        shown = sampling.load_images(images)
+        table = panel.evaluate(self.looks(images, "a"), shown.digests, shown.prompts, spec)
+        return panel.good_shares(table, shown.digests, shown.prompts)
+
+    def embeddings(self, images: Artifact) -> tuple[np.ndarray, np.ndarray]:
+        """CLIP embeddings of images and prompts."""
+        return embedding.embedded(images, models.load_clip, self.clip_digest)
+
+    @cached_property
+    def real_features(self) -> np.ndarray:
+        """Real renders in the features in which fidelity is voted: float [image, 64]."""
+        return metrics.features(models.load_vote_features(), self.web_pairs(self.size.references, 4)[1])
+
+    @cached_property
+    def realism_unit(self) -> float:
+        """The spread of realism among the base's evaluation images of one prompt."""
+        shown = sampling.load_images(self.evaluation_images())
+        found = metrics.features(models.load_vote_features(), shown.pixels)
+        return votes.spread_within(votes.realism(found, self.real_features), shown.prompts)
+
+    def realism(self, pixels: np.ndarray) -> np.ndarray:
+        """Realism of images uint8 [image, 64, 64, 3], in spreads of the base's images of one prompt: float [image]."""
+        found = metrics.features(models.load_vote_features(), pixels)
+        return votes.realism(found, self.real_features) / self.realism_unit
+
+    # ---- what models learn from -----------------------------------------------------------------------------------
+
+    def web_pairs(self, count: int, stream: int) -> tuple[list[str], np.ndarray]:
+        """Captions and renders uint8 [count, 64, 64, 3] of the web corpus that no model was trained on."""
+        return web.pairs(count, stream)
+
+    def web_captions(self, count: int, stream: int) -> list[str]:
+        """The captions of `web_pairs`, without drawing their scenes."""
+        return web.captions(count, stream)
+
+    def latents(self, images: Artifact) -> torch.Tensor:
+        """Latents of images, to learn from: float [image, channel, height, width]."""
+        inputs = {"base": self.base_digest, "images": images}
+        return finetune.latents_of(self.generator(), lambda: sampling.load_images(images).pixels, inputs)
+
+    def web_latents(self) -> torch.Tensor:
+        """Latents of the pre-training loss's web pairs."""
+        count = self.size.pretraining
+        inputs = {"base": self.base_digest, "web pairs": web.digest(count, 1)}
+        return finetune.latents_of(self.generator(), lambda: self.web_pairs(count, 1)[1], inputs)
+
+    def real_pairs(self, pipe) -> finetune.Pairs:
+        """The web pairs of the pre-training loss."""
+        return finetune.encoded(pipe, self.web_latents(), self.web_captions(self.size.pretraining, 1))
+
+
+def _earlier(drawn: list[int]) -> list[int]:
+    """How often each item of a sorted list came before."""
+    out, last, k = [], None, 0
+    for i in drawn:
+        k = k + 1 if i == last else 0
+        out.append(k)
+        last = i
+    return out

@@ -1,0 +1,162 @@
+"""Lee et al. 2023 in stages: images, labels, rewards, fine-tuned models, votes; what notebooks 00 to 07 ask for by name."""
+
+from dataclasses import replace
+from functools import cached_property, partial
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lib.feedback import panel, votes
+from lib.feedback.labels import matched
+from lib.ground.cache import Artifact, digest_of
+from lib.ground.seeds import seed_of
+from lib.images import models, sampling
+from lib.methods import finetune, reward
+from lib.study.common import Study
+from lib.world import prompts, web
+
+# The arms of Table 3 and two controls; then other weightings of the reward in the full method, one of them a control.
+ARMS = {
+    "human-labelled only": dict(unlabelled=False, beta=False, weighting="raw", use_model=True),
+    "+ unlabelled": dict(unlabelled=True, beta=False, weighting="raw", use_model=True),
+    "+ pre-training loss": dict(unlabelled=True, beta=True, weighting="raw", use_model=True),
+    "pre-training loss alone": dict(unlabelled=True, beta=True, weighting="raw", use_model=False),
+    "r = mean": dict(unlabelled=True, beta=True, weighting="mean", use_model=True),
+}
+OTHER_WEIGHTINGS = {
+    f"{how} r": dict(unlabelled=True, beta=True, weighting=how, use_model=True)
+    for how in ("random", "thresholded", "exponential")
+}
+FULL_METHOD = "+ pre-training loss"
+
+
+class LeeStudy(Study):
+    """One size of Lee et al.'s study."""
+
+    # ---- images -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def unseen_images(self) -> Artifact:
+        """Images of prompts about unseen objects, on which rewards are tested."""
+        texts = prompts.unseen_prompts(self.size.unseen_prompts)
+        return self.sample(*self._grid(texts, [self.size.unseen_images] * len(texts)), "unseen")
+
+    def selection_images(self, unet: tuple[Artifact, int] | None = None) -> Artifact:
+        """Images of the 40 selection prompts."""
+        texts = prompts.selection_prompts()
+        return self.sample(*self._grid(texts, [self.size.selection_images] * len(texts)), "selection", unet)
+
+    def candidate_images(self, unet: tuple[Artifact, int] | None = None) -> list[Artifact]:
+        """`size.candidates` images of each evaluation prompt: the evaluation images, and more of their stream."""
+        texts = prompts.evaluation_prompts()[:: self.size.evaluation_stride]
+        more = range(self.size.evaluation_images, self.size.candidates)
+        pairs = [(p, k) for p in texts for k in more]
+        rest = [self.sample([p for p, _ in pairs], [k for _, k in pairs], "evaluation", unet)] if pairs else []
+        return [self.evaluation_images(unet), *rest]
+
+    def vote_images(self, unet: tuple[Artifact, int] | None = None) -> Artifact:
+        """Four images of each evaluation prompt; base and fine-tuned models start from noise of their own."""
+        texts = prompts.evaluation_prompts()[:: self.size.evaluation_stride]
+        return self.sample(*self._grid(texts, [votes.SET] * len(texts)), "votes" if unet is None else "votes, tuned", unet)
+
+    # ---- labels ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def labels(self) -> pd.DataFrame:
+        """Two simulated labellers' labels of the labelled images."""
+        shown = sampling.load_images(self.labelled_images)
+        return panel.label_by_two(self.looks(self.labelled_images, "a"), shown.digests, shown.prompts)
+
+    @cached_property
+    def unseen_labels(self) -> pd.DataFrame:
+        """The same two labellers' labels of images of unseen objects: never trained on."""
+        shown = sampling.load_images(self.unseen_images)
+        return panel.label_by_two(self.looks(self.unseen_images, "a"), shown.digests, shown.prompts)
+
+    def targets(self, images: Artifact, table: pd.DataFrame) -> np.ndarray:
+        """1 good, 0 bad, NaN skipped or without a label, float [image]: the label of the labeller whose turn it was.
+
+        Raises ValueError on labels that match no image of the set.
+        """
+        return self._first(images, table).label.map({"good": 1.0, "bad": 0.0}).astype(float).to_numpy()
+
+    def _first(self, images: Artifact, table: pd.DataFrame) -> pd.DataFrame:
+        """The row of the labeller whose turn it was, for each image; NaN for an image that nobody labelled."""
+        shown = sampling.load_images(images)
+        rows = panel.first_labels(matched(table, shown.digests, shown.prompts)).set_index(["image", "prompt"])
+        return rows.reindex(list(zip(shown.digests, shown.prompts, strict=True)))
+
+    # ---- rewards --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def validation(self) -> np.ndarray:
+        """Which labelled images are held out from reward learning, by prompt (one in `size.held_out`): bool [image]."""
+        texts = sampling.load_images(self.labelled_images).prompts
+        return np.array([seed_of("validation", p) % self.size.held_out == 0 for p in texts])
+
+    @cached_property
+    def feedback(self) -> tuple[np.ndarray, list[str], np.ndarray]:
+        """What rewards may learn from: labels 1, 0, 0.5 (skipped), NaN (held out or none); prompts, raters [image]."""
+        first = self._first(self.labelled_images, self.labels)
+        labels = first.label.map({"good": 1.0, "bad": 0.0, "skip": 0.5}).astype(float).to_numpy()
+        shown = sampling.load_images(self.labelled_images)
+        return np.where(self.validation, np.nan, labels), shown.prompts, pd.factorize(first.rater, sort=True)[0]
+
+    def rewards(self, spec: reward.RewardSpec = reward.RewardSpec(), seeds: int | None = None) -> list:
+        """Rewards trained on the human labels, one a seed: list of (network, its spec)."""
+        labels, texts, raters = self.feedback
+        image, text = self.embeddings(self.labelled_images)
+        codes = [None if np.isnan(y) else [float(y), int(k)] for y, k in zip(labels, raters, strict=True)]
+        inputs = {"images": self.labelled_images, "clip": self.clip_digest, "labels": digest_of(codes)}
+        spec = replace(spec, epochs=spec.epochs or self.size.reward_epochs)
+        count = self.size.reward_seeds if seeds is None else min(seeds, self.size.reward_seeds)
+        return reward.ensemble(count, spec, image, text, texts, labels, raters, models.load_clip, inputs=inputs)
+
+    def scores(self, images: Artifact, rewards: list) -> np.ndarray:
+        """r in [0, 1], float [seed, image]."""
+        image, text = self.embeddings(images)
+        return np.stack([reward.score(network, image, text, spec) for network, spec in rewards])
+
+    # ---- fine-tuning ----------------------------------------------------------------------------------------------
+
+    def drawn_pairs(self, pipe, sets: list[Artifact], weight: np.ndarray) -> finetune.Pairs:
+        """The model's own images with their prompts, each weighted [image]."""
+        texts = [p for s in sets for p in sampling.load_images(s).prompts]
+        return finetune.encoded(pipe, torch.cat([self.latents(s) for s in sets]), texts, weight)
+
+    def finetune_spec(self, **chosen) -> finetune.FinetuneSpec:
+        """Fine-tuning at this size, with what is `chosen`; weights after a quarter and a half of the updates are kept."""
+        updates = self.size.updates
+        return finetune.FinetuneSpec(
+            updates=updates, batch=self.size.batch, average=0.99, keep=(updates // 4, updates // 2), **chosen
+        )
+
+    def finetuned(self, arm: str, spec: finetune.FinetuneSpec) -> Artifact:
+        """The U-Net of one arm: its weights after `spec.updates` and each of `spec.keep`."""
+        if arm not in (arms := ARMS | OTHER_WEIGHTINGS):
+            raise ValueError(f"unknown arm {arm!r}: one of {', '.join(arms)}")
+        how = arms[arm]
+        spec = replace(spec, beta=spec.beta if how["beta"] else 0.0, use_model=how["use_model"])
+        sets = [self.labelled_images] + ([self.unlabelled_images] if how["unlabelled"] else [])
+        first = self.rewards(seeds=1)
+        r, weighting = np.concatenate([self.scores(s, first)[0] for s in sets]), how["weighting"]
+        threshold = finetune.threshold_of(r) if weighting == "thresholded" else 0.5
+        weight = finetune.reweighted(r, weighting, threshold=threshold)
+        inputs = {f"images {i}": s for i, s in enumerate(sets)} | {
+            "base": self.base_digest, "web pairs": web.digest(self.size.pretraining, 1),
+            "weights": digest_of(weight.round(5).tolist()),
+        }  # fmt: skip
+        drawn = partial(self.drawn_pairs, sets=sets, weight=weight)
+        return finetune.tuned(self.generator(), drawn, self.real_pairs, spec, inputs)
+
+    # ---- votes ----------------------------------------------------------------------------------------------------
+
+    def side(self, images: list[Artifact], rows: np.ndarray, spec: votes.VoteSpec = votes.VoteSpec()) -> votes.Side:
+        """The four-image sets `rows` int [prompt, 4] of the images of all artifacts, as nine simulated raters find them."""
+        shown, looks = [sampling.load_images(s) for s in images], [self.looks(s, "a") for s in images]
+        rows = np.ravel(rows)
+        seen = {head: np.concatenate([x[head] for x in looks])[rows] for head in looks[0]}
+        pixels = np.concatenate([s.pixels for s in shown])[rows]
+        digests, texts = [d for s in shown for d in s.digests], [p for s in shown for p in s.prompts]
+        return votes.side(seen, self.realism(pixels), [digests[i] for i in rows], [texts[i] for i in rows], spec)

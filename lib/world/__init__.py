@@ -1,0 +1,1 @@
+"""The emoji world and its language: scenes, prompts, and the captions of its web."""
