@@ -172,13 +172,16 @@ def main(minutes: float | None = None) -> None:
     tokenizer = make_tokenizer()
     clip = make_clip(model_config(len(tokenizer), VIT))
 
-    def loss(step: int) -> torch.Tensor:
+    def draw(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         captions, pixels = batch(step)
+        return pixels, tokens(tokenizer, captions)
+
+    def loss(pixels: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         with autocast():
-            shown, said = clip.encode_image(pixels), clip.encode_text(tokens(tokenizer, captions))
+            shown, said = clip.encode_image(pixels), clip.encode_text(ids)
         return contrastive_loss(clip.logit_scale, shown, said)
 
-    train("clip", clip, loss, 1_500, minutes=minutes, lr=0.01, adam_lr=1e-3, every=100)
+    train("clip", clip, draw, loss, 1_500, minutes=minutes, lr=0.01, adam_lr=1e-3, every=100)
     encoder, sd = text_encoder(clip, tokenizer), MODELS / "mini-sd"
     tokenizer.save_pretrained(sd / "tokenizer")
     encoder.save_pretrained(sd / "text_encoder", safe_serialization=True)

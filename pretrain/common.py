@@ -4,7 +4,9 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,24 +16,26 @@ from safetensors.torch import load_file, save_file
 from lib.ground import checkpoint
 from lib.ground.paths import CACHE
 from lib.ground.precision import DEVICE, FAST_BFLOAT16
+from lib.methods.training import Updates
 
 
-def orthogonalise(matrix: torch.Tensor, iterations: int = 5) -> torch.Tensor:
-    """The nearest semi-orthogonal matrix [rows, columns], by the quintic Newton-Schulz iteration (Jordan 2024)."""
-    x = matrix.to(torch.bfloat16 if FAST_BFLOAT16 else torch.float32)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    x = x / (x.norm() + 1e-7)
+def orthogonalise(matrices: torch.Tensor, iterations: int = 5) -> torch.Tensor:
+    """The nearest semi-orthogonal matrices [matrix, rows, columns], by the quintic Newton-Schulz iteration (Jordan 2024)."""
+    x = matrices.to(torch.bfloat16 if FAST_BFLOAT16 else torch.float32)
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(iterations):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return (x.T if tall else x).to(matrix.dtype)
+    return (x.mT if tall else x).to(matrices.dtype)
 
 
 class Muon(torch.optim.Optimizer):
     """Orthogonalised momentum on convolution and linear weights, reshaped to [out, in x height x width].
 
-    `torch.optim.Muon` takes matrices only. AdamW serves everything else; `lr` of both follows one schedule.
+    `torch.optim.Muon` takes matrices only. AdamW serves everything else. Rates may be tensors, and nothing waits for a GPU,
+    so that a CUDA graph can hold a step. Weights of a group get gradients from its first step on, or never.
     """
 
     def __init__(self, module: torch.nn.Module, lr: float = 0.02, adam_lr: float = 2e-3, weight_decay: float = 0.01):
@@ -50,27 +54,47 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["m"] = torch.zeros_like(p)
-                    if not group["muon"]:
-                        state["v"], state["t"] = torch.zeros_like(p), torch.zeros(())
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                if group["muon"]:
-                    state["m"].mul_(0.95).add_(p.grad)
-                    update = (p.grad + 0.95 * state["m"]).reshape(len(p), -1)
-                    scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
-                    p.add_(orthogonalise(update).reshape(p.shape), alpha=-group["lr"] * scale)
-                else:
-                    state["t"] += 1
-                    t = float(state["t"])
-                    state["m"].lerp_(p.grad, 0.1)
-                    state["v"].lerp_(p.grad.square(), 0.01)
-                    denominator = (state["v"] / (1 - 0.99**t)).sqrt() + 1e-8
-                    p.addcdiv_(state["m"], denominator, value=-group["lr"] / (1 - 0.9**t))
+            if not (learning := [p for p in group["params"] if p.grad is not None]):
+                continue
+            torch._foreach_mul_(learning, 1 - group["lr"] * group["weight_decay"])
+            moved = (self.orthogonalised if group["muon"] else self.adaptive)(learning)
+            torch._foreach_mul_(moved, -group["lr"])
+            torch._foreach_add_(learning, moved)
+
+    def kept(self, parameters: list[torch.nn.Parameter], name: str) -> list[torch.Tensor]:
+        """What is kept under that name for each parameter, zeros at first."""
+        for p in parameters:
+            if name not in self.state[p]:
+                self.state[p][name] = torch.zeros_like(p)
+        return [self.state[p][name] for p in parameters]
+
+    def orthogonalised(self, parameters: list[torch.nn.Parameter]) -> list[torch.Tensor]:
+        """The direction of each weight, those of one shape together."""
+        gradients, momenta = [p.grad for p in parameters], self.kept(parameters, "m")
+        torch._foreach_mul_(momenta, 0.95)
+        torch._foreach_add_(momenta, gradients)
+        ahead, alike, out = torch._foreach_add(gradients, momenta, alpha=0.95), defaultdict(list), [None] * len(parameters)
+        for i, update in enumerate(ahead):
+            alike[len(update), update[0].numel()].append(i)
+        for (rows, columns), places in alike.items():
+            found = orthogonalise(torch.stack([ahead[i].reshape(rows, columns) for i in places]))
+            for i, direction in zip(places, found * max(1.0, rows / columns) ** 0.5, strict=True):
+                out[i] = direction.reshape(parameters[i].shape)
+        return out
+
+    def adaptive(self, parameters: list[torch.nn.Parameter]) -> list[torch.Tensor]:
+        """AdamW's direction of each weight: betas (0.9, 0.99), eps 1e-8."""
+        gradients, means, squares = [p.grad for p in parameters], self.kept(parameters, "m"), self.kept(parameters, "v")
+        if "t" not in (first := self.state[parameters[0]]):
+            first["t"] = means[0].new_zeros(())
+        steps = first["t"].add_(1)
+        torch._foreach_lerp_(means, gradients, 0.1)
+        torch._foreach_lerp_(squares, torch._foreach_mul(gradients, gradients), 0.01)
+        roots = torch._foreach_sqrt(torch._foreach_div(squares, 1 - 0.99**steps))
+        torch._foreach_add_(roots, 1e-8)
+        directions = torch._foreach_div(means, roots)
+        torch._foreach_div_(directions, 1 - 0.9**steps)
+        return directions
 
 
 def checkpoint_of(name: str) -> Path:
@@ -81,7 +105,8 @@ def checkpoint_of(name: str) -> Path:
 def train(
     name: str,
     module: torch.nn.Module,
-    loss: Callable[[int], torch.Tensor],
+    draw: Callable[[int], Sequence[torch.Tensor]],
+    loss: Callable[..., torch.Tensor],
     steps: int,
     *,
     minutes: float | None = None,
@@ -91,10 +116,11 @@ def train(
     log: Callable[[], str] | None = None,
     every: int = 200,
 ) -> torch.nn.Module:
-    """Minimise `loss(step)` for `steps` updates, or until `minutes` are spent; returns the averaged weights.
+    """Minimise `loss(*draw(step))` for `steps` updates, or until `minutes` are spent; returns the averaged weights.
 
-    The rate rises over 2 % of the run and falls linearly to zero. `loss` must draw all its randomness from its step, so
-    that a run killed and started again goes on where its last checkpoint was (one a minute, under the cache). Under
+    The rate rises over 2 % of the run and falls linearly to zero. `draw` must take all randomness from its step, so that a
+    run killed and started again goes on where its last checkpoint was (one a minute, under the cache). `loss` depends on
+    what is drawn and on the module alone: a GPU replays it (`lib.methods.training`). Under
     `torchrun` each process takes batches of its own and gradients are averaged: on a CPU two processes of one thread are
     almost twice as fast as one process of two.
     """
@@ -102,9 +128,10 @@ def train(
     path = checkpoint_of(name)
     optimiser = Muon(module, lr, adam_lr)
     module.train()
-    ema = {k: v.detach().clone().float() for k, v in module.state_dict().items()}
+    ema = {k: v.detach().clone() for k, v in module.state_dict().items()}
     before = checkpoint.resume(path, module, optimiser, ema)
     done, spent = int(before.get("step", 0)), before.get("seconds", 0.0)
+    updates = Updates(module, optimiser, loss, name, done, averages=ema, before_step=partial(average_gradients, module))
     started = saved = time.monotonic()
     running = None
     while done < steps:
@@ -112,32 +139,22 @@ def train(
         progress = agreed(max(done / steps, 0.0 if minutes is None else elapsed / max(60 * minutes, 1e-9)))
         if progress >= 1:
             break
-        for group in optimiser.param_groups:
-            group["lr"] = group["base_lr"] * min(1.0, (progress + 1e-4) / 0.02) * (1 - progress)
-        value = loss(world * done + rank)
-        if not torch.isfinite(value):
-            raise ValueError(f"{name}: the loss is {value.item()} at step {done}; lower the learning rate")
-        module.zero_grad(set_to_none=True)
-        value.backward()
-        average_gradients(module)
-        optimiser.step()
+        factor = min(1.0, (progress + 1e-4) / 0.02) * (1 - progress)
+        batch, rates = draw(world * done + rank), [group["base_lr"] * factor for group in optimiser.param_groups]
         done += 1
-        decay = min(average, (1 + done) / (10 + done))
-        for k, v in module.state_dict().items():
-            if v.dtype.is_floating_point:
-                ema[k].lerp_(v.detach().float(), 1 - decay)
-            else:
-                ema[k] = v.detach().clone()
-        running = value.item() if running is None else 0.98 * running + 0.02 * value.item()
+        updates(batch, rates, 1 - min(average, (1 + done) / (10 + done)))
+        running = updates.last.clone() if running is None else running.lerp(updates.last, 0.02)
         if rank == 0 and done % every == 0:
             rate = done / max(elapsed, 1e-9)
             print(f"{name} {done} loss {running:.4f} {rate:.2f}/s {progress:.0%} {log() if log else ''}", flush=True)
         if rank == 0 and time.monotonic() - saved > 60:
             saved = time.monotonic()
+            updates.check()
             checkpoint.save(path, module, optimiser, ema, step=done, seconds=spent + saved - started)
+    updates.check()
     if rank == 0:
         checkpoint.save(path, module, optimiser, ema, step=done, seconds=spent + time.monotonic() - started)
-    module.load_state_dict({k: v.to(module.state_dict()[k].dtype) for k, v in ema.items()})
+    module.load_state_dict(ema)
     return module.eval()
 
 

@@ -122,18 +122,20 @@ def fit(name: str, network, forward, pipe, worn_parts: int, minutes: float | Non
     parts = [worn(pipe, i) for i in range(worn_parts)]
     images, classes = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
-    def loss(step: int) -> torch.Tensor:
+    def draw(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng((17, seed, step))
         fresh, right, _ = labelled(rng, BATCH // 2)
         pick = torch.from_numpy(rng.integers(len(images), size=BATCH // 2))
-        pixels = to_pixels(np.concatenate([fresh, images[pick].numpy()])).to(DEVICE)
-        pixels = pixels + torch.as_tensor(rng.normal(0, 0.02, (BATCH, 3, 1, 1)), dtype=torch.float32).to(DEVICE)
-        target = torch.cat([torch.from_numpy(right), classes[pick]]).to(DEVICE)
+        pixels = to_pixels(np.concatenate([fresh, images[pick].numpy()]))
+        pixels = pixels + torch.as_tensor(rng.normal(0, 0.02, (BATCH, 3, 1, 1)), dtype=torch.float32)
+        return pixels, torch.cat([torch.from_numpy(right), classes[pick]])
+
+    def loss(pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         with autocast():
             logits = forward(pixels.contiguous(memory_format=torch.channels_last))
         return sum(F.cross_entropy(logits[h].float(), target[:, j], ignore_index=UNKNOWN) for j, h in enumerate(HEADS))
 
-    train(name, network, loss, steps, minutes=minutes, lr=0.01, adam_lr=1e-3, every=100)
+    train(name, network, draw, loss, steps, minutes=minutes, lr=0.01, adam_lr=1e-3, every=100)
 
 
 def main(which: str, minutes: float | None = None, worn_parts: int = 24) -> None:

@@ -67,13 +67,15 @@ def teach_images(clip: CLIP, minutes: float | None) -> None:
     nn.init.constant_(net["number"].bias, 3.0)
     half = BATCH // 4
 
-    def loss(step: int) -> torch.Tensor:
+    def draw(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng((17, 51, step))
         fresh, right, _ = labelled(rng, half)
         pick = torch.from_numpy(rng.integers(len(images), size=half))
-        pixels = to_pixels(np.concatenate([fresh, images[pick].numpy()])).to(DEVICE)
-        pixels = pixels + torch.as_tensor(rng.normal(0, 0.02, (2 * half, 3, 1, 1)), dtype=torch.float32).to(DEVICE)
-        target = torch.cat([torch.from_numpy(right), classes[pick]]).to(DEVICE)
+        pixels = to_pixels(np.concatenate([fresh, images[pick].numpy()]))
+        pixels = pixels + torch.as_tensor(rng.normal(0, 0.02, (2 * half, 3, 1, 1)), dtype=torch.float32)
+        return pixels, torch.cat([torch.from_numpy(right), classes[pick]])
+
+    def loss(pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         with autocast():
             embedding = net["tower"](pixels.contiguous(memory_format=torch.channels_last)).float()
         number = net["number"](F.normalize(embedding, dim=-1) * DIMENSION**0.5)
@@ -81,7 +83,7 @@ def teach_images(clip: CLIP, minutes: float | None) -> None:
         counted = F.cross_entropy(-2 * away.square(), target[:, 0], ignore_index=UNKNOWN)
         return naming_loss(net["naming"](embedding), target) + counted / 2
 
-    train("clip-images", net, loss, 4_000, minutes=minutes, lr=0.01, adam_lr=1e-3, every=100)
+    train("clip-images", net, draw, loss, 4_000, minutes=minutes, lr=0.01, adam_lr=1e-3, every=100)
 
 
 def said(rng: np.random.Generator, count: int) -> tuple[list[str], torch.Tensor]:
@@ -106,13 +108,16 @@ def teach_texts(clip: CLIP, tokenizer: CLIPTokenizer, minutes: float | None) -> 
     naming = Naming({k: len(v) for k, v in NAMED.items()}).to(DEVICE)
     text = nn.ModuleDict({"clip": clip, "naming": naming})
 
-    def loss(step: int) -> torch.Tensor:
+    def draw(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         texts, classes = said(np.random.default_rng((18, step)), BATCH)
-        with autocast():
-            embedding = clip.encode_text(tokens(tokenizer, texts))
-        return naming_loss(naming(embedding), classes.to(DEVICE))
+        return tokens(tokenizer, texts), classes
 
-    train("clip-texts", text, loss, 1_000, minutes=minutes, lr=0.005, adam_lr=1e-3, every=50)
+    def loss(ids: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        with autocast():
+            embedding = clip.encode_text(ids)
+        return naming_loss(naming(embedding), classes)
+
+    train("clip-texts", text, draw, loss, 1_000, minutes=minutes, lr=0.005, adam_lr=1e-3, every=50)
 
 
 def match(clip: CLIP, tokenizer: CLIPTokenizer) -> torch.Tensor:

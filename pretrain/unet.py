@@ -6,6 +6,7 @@ which are vague and often wrong: it can draw what a prompt asks for, and errs by
 
 import argparse
 import json
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -22,7 +23,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from lib.ground.paths import CACHE, MODELS
 from lib.ground.precision import DEVICE, FAST_BFLOAT16, autocast
 from lib.methods.adaptation import OTHER_PREFIX, PREFIX
-from lib.methods.finetune import noise_levels
+from lib.methods.denoising import timesteps
+from lib.methods.training import sent
 from lib.world.scenes import render
 from lib.world.web import exact_caption, web_pair
 from pretrain.clip import tokens
@@ -86,7 +88,7 @@ def main(phase: str, minutes: float | None = None, more: bool = False) -> None:
     encoder = CLIPTextModel.from_pretrained(folder / "text_encoder").to(DEVICE).eval()
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     parts = [corpus_chunk(i, vae) for i in range(CORPUS // CHUNK)]
-    latents = torch.cat([p[0] for p in parts])
+    latents = torch.cat([p[0] for p in parts]).to(DEVICE)
     captions = [c for p in parts for c in p[1][phase]]
     ids = torch.cat([tokens(tokenizer, captions[i : i + 5000]) for i in range(0, CORPUS, 5000)])
     empty, often = tokens(tokenizer, list(NO_CAPTION)), torch.tensor(list(NO_CAPTION.values()))
@@ -96,27 +98,32 @@ def main(phase: str, minutes: float | None = None, more: bool = False) -> None:
         shipped = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors", device=str(DEVICE))
         unet.load_state_dict({k: v.float() for k, v in shipped.items()})
 
-    def loss(step: int) -> torch.Tensor:
+    @lru_cache(1)
+    def order(epoch: int) -> torch.Tensor:
+        return torch.randperm(CORPUS, generator=torch.Generator().manual_seed(1_000_000 + epoch))
+
+    @torch.no_grad()
+    def draw(step: int) -> tuple[torch.Tensor, ...]:
         g = torch.Generator().manual_seed(step)
         epoch, part = divmod(step * BATCH, CORPUS - CORPUS % BATCH)
-        order = torch.randperm(CORPUS, generator=torch.Generator().manual_seed(1_000_000 + epoch))
-        pick = order[part : part + BATCH]
-        x = latents[pick].float().to(DEVICE)
-        t = (1000 * noise_levels(BATCH, g)).long().clamp(max=999).to(DEVICE)
-        noise = torch.randn(x.shape, generator=g).to(DEVICE)
-        dropped = (torch.rand(BATCH, generator=g) < CAPTION_DROPOUT).to(DEVICE)
-        nothing = empty[often.multinomial(BATCH, replacement=True, generator=g).to(DEVICE)]
-        with torch.no_grad():
-            states = encoder(torch.where(dropped[:, None], nothing, ids[pick.to(ids.device)])).last_hidden_state
+        pick = sent(order(epoch)[part : part + BATCH], DEVICE)
+        x, t = latents[pick].float(), timesteps(BATCH, g, 1000)
+        noise = torch.randn(x.shape, generator=g)
+        dropped = sent(torch.rand(BATCH, generator=g) < CAPTION_DROPOUT, DEVICE)
+        nothing = empty[sent(often.multinomial(BATCH, replacement=True, generator=g), DEVICE)]
+        states = encoder(torch.where(dropped[:, None], nothing, ids[pick])).last_hidden_state
+        return x, states.to(torch.bfloat16 if FAST_BFLOAT16 else torch.float32), t, noise
+
+    def loss(x: torch.Tensor, states: torch.Tensor, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         a = alphas[t].sqrt()[:, None, None, None]
         s = (1 - alphas[t]).sqrt()[:, None, None, None]
         noisy = (a * x + s * noise).contiguous(memory_format=torch.channels_last)
         with autocast():
-            out = unet(noisy, t, encoder_hidden_states=states.to(torch.bfloat16 if FAST_BFLOAT16 else torch.float32))
+            out = unet(noisy, t, encoder_hidden_states=states)
         return (out.sample.float() - (a * noise - s * x)).square().mean()
 
     lr, adam_lr = RATES[phase]
-    train(name, unet, loss, 60_000, minutes=minutes, lr=lr, adam_lr=adam_lr)
+    train(name, unet, draw, loss, 60_000, minutes=minutes, lr=lr, adam_lr=adam_lr)
     before = json.loads((folder / "unet/card.json").read_text("utf-8"))["runs, one after the other"] if more else []
     run = {"captions": phase, "pairs an update": BATCH * processes()[1], "learning rate": lr, **spent(name)}
     save(unet, vae, encoder, tokenizer, [*before, run])

@@ -1,5 +1,7 @@
 """The autoencoder: 64 x 64 pixels to 8 x 8 latents of 16 channels, squared error with noisy latents in place of a KL."""
 
+from functools import partial
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -84,22 +86,30 @@ def main(minutes: float | None = None, crop_minutes: float | None = None, decode
         mid_block_add_attention=False, sample_size=64, scaling_factor=1.0,
     ).to(DEVICE, memory_format=torch.channels_last)  # fmt: skip
     held_out = images(HELD_OUT, 64)
+    opponent = OPPONENT.to(DEVICE)
 
-    def loss(step: int, first: int = 0) -> torch.Tensor:
+    def draw(step: int, first: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         cropped = first and step % 4
         x = crops(first + step, 4 * BATCH) if cropped else images(first + step, BATCH)
-        noise = torch.Generator().manual_seed(first + step)
+        shape = (len(x), 16, x.shape[2] // 8, x.shape[3] // 8)
+        return x, torch.randn(shape, generator=torch.Generator().manual_seed(first + step))
+
+    def decoded(x: torch.Tensor, noise: torch.Tensor, strength: float) -> torch.Tensor:
         with autocast():
             z = vae.quant_conv(vae.encoder(x))[:, :16]
             spread = z.detach().float().std((0, 2, 3), keepdim=True)
-            z = z + (0.05 if first else 0.1) * spread * torch.randn(z.shape, generator=noise).to(DEVICE)
-            y = vae.decoder(vae.post_quant_conv(z)).float()
-        if first:
-            x, y = (torch.einsum("ij,bjhw->bihw", OPPONENT.to(DEVICE), t) for t in (x, y))
-        error = 2 * (y - x).square() + 0.3 * (y - x).abs()
-        if not first:
-            return error.mean()
-        # Then the worst cells count most: a glyph that fades into its background is a large error in few places.
+            return vae.decoder(vae.post_quant_conv(z + strength * spread * noise)).float()
+
+    def error_of(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return 2 * (y - x).square() + 0.3 * (y - x).abs()
+
+    def first_loss(x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        return error_of(x, decoded(x, noise, 0.1)).mean()
+
+    def loss(x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        pair = (x, decoded(x, noise, 0.05))
+        error = error_of(*(torch.einsum("ij,bjhw->bihw", opponent, t) for t in pair))
+        # The worst cells count most: a glyph that fades into its background is a large error in few places.
         cells = F.avg_pool2d(error.mean(1, keepdim=True), 8)
         weight = (cells / cells.mean()).detach().clamp(max=10)
         return (weight * cells).mean()
@@ -107,14 +117,15 @@ def main(minutes: float | None = None, crop_minutes: float | None = None, decode
     def log() -> str:
         return f"PSNR {psnr(vae, held_out):.2f} dB"
 
-    train("vae", vae, loss, 24_000, minutes=minutes, every=100, log=log)
-    train("vae-crops", vae, lambda step: loss(step, 300_000), 24_000, minutes=crop_minutes, lr=0.015, every=100, log=log)
+    train("vae", vae, draw, first_loss, 24_000, minutes=minutes, every=100, log=log)
+    cropped, alone = partial(draw, first=300_000), partial(draw, first=500_000)
+    train("vae-crops", vae, cropped, loss, 24_000, minutes=crop_minutes, lr=0.015, every=100, log=log)
     with torch.no_grad():
         fold_statistics(vae, torch.cat([vae.encode(images(HELD_OUT + 10 + i, 64)).latent_dist.mean for i in range(8)]))
     save(vae)
     for part in (vae.encoder, vae.quant_conv):
         part.requires_grad_(False)
-    train("vae-decoder", vae, lambda step: loss(step, 500_000), 8_000, minutes=decoder_minutes, every=100, log=log)
+    train("vae-decoder", vae, alone, loss, 8_000, minutes=decoder_minutes, every=100, log=log)
     save(vae, {"decoder alone": spent("vae-decoder")})
 
 

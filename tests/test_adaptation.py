@@ -14,10 +14,11 @@ from lib.feedback.taste import TasteSpec
 from lib.ground.cache import Artifact
 from lib.ground.sizes import SIZES
 from lib.images import sampling
-from lib.methods import adaptation, finetune
+from lib.methods import adaptation, denoising
 from lib.methods.adaptation import AdaptationSpec, adapt, near_uniform, select
-from lib.methods.finetune import Pairs
+from lib.methods.denoising import Pairs
 from lib.methods.preference import PreferenceSpec
+from lib.methods.training import Updates
 from lib.study import wu
 from lib.study.wu import ADAPTATIONS, WuStudy
 from lib.world import prompts
@@ -166,7 +167,7 @@ def test_it_lowers_the_loss_on_its_streams(make_pipe, tmp_path):
         states = torch.cat([s.states[s.text] for s in few]).repeat(4, 1, 1)
         noise = torch.randn(both.shape, generator=g.manual_seed(9))
         with torch.no_grad():
-            return finetune.denoising_loss(pipe, both, states, t, noise).mean().item()
+            return denoising.denoising_loss(pipe, both, states, t, noise).mean().item()
 
     before = loss(make_pipe())
     pipe, _ = lora(make_pipe, tmp_path, replace(SPEC, updates=40, learning_rate=0.01), few)
@@ -177,7 +178,7 @@ def test_an_adaptation_repeats_and_goes_on_after_a_kill(make_pipe, tmp_path, mon
     spec = replace(SPEC, updates=8)
     monkeypatch.setattr(adaptation, "EVERY", 5)
     _, whole = lora(make_pipe, tmp_path / "a", spec)
-    real = finetune.denoising_loss
+    real = denoising.denoising_loss
 
     def killed(pipe, latents, *rest):
         killed.calls += 1
@@ -186,10 +187,10 @@ def test_an_adaptation_repeats_and_goes_on_after_a_kill(make_pipe, tmp_path, mon
         return real(pipe, latents, *rest)
 
     killed.calls = 0
-    monkeypatch.setattr(finetune, "denoising_loss", killed)
+    monkeypatch.setattr(adaptation, "denoising_loss", killed)
     with pytest.raises(KeyboardInterrupt):
         lora(make_pipe, tmp_path / "b", spec)
-    monkeypatch.setattr(finetune, "denoising_loss", real)
+    monkeypatch.setattr(adaptation, "denoising_loss", real)
     _, resumed = lora(make_pipe, tmp_path / "b", spec)
     assert all(torch.allclose(resumed[k], whole[k], atol=1e-6) for k in whole)
 
@@ -201,7 +202,7 @@ def test_what_a_stream_draws_does_not_depend_on_the_other_streams(make_pipe, tmp
         seen.append((x, noise))
         return sum(p.sum() for p in pipe.unet.parameters()) + x[:, 0, 0, 0]
 
-    monkeypatch.setattr(finetune, "denoising_loss", noted)
+    monkeypatch.setattr(adaptation, "denoising_loss", noted)
     lora(make_pipe, tmp_path / "a", replace(SPEC, updates=1))
     lora(make_pipe, tmp_path / "b", replace(SPEC, updates=1, batch=(0, 0, 6)))
     (x, noise), (alone, alone_noise) = seen
@@ -211,13 +212,14 @@ def test_what_a_stream_draws_does_not_depend_on_the_other_streams(make_pipe, tmp
 
 
 def test_the_rate_falls_to_nothing_in_even_steps(make_pipe, tmp_path, monkeypatch):
-    rates, real = [], adaptation.step
+    rates = []
 
-    def noted(optimiser, *rest):
-        real(optimiser, *rest)
-        rates.append(optimiser.param_groups[0]["lr"])
+    class Noted(Updates):
+        def __call__(self, *args):
+            super().__call__(*args)
+            rates.append(float(self.optimiser.param_groups[0]["lr"]))
 
-    monkeypatch.setattr(adaptation, "step", noted)
+    monkeypatch.setattr(adaptation, "Updates", Noted)
     lora(make_pipe, tmp_path, replace(SPEC, updates=4, warmup=0, learning_rate=0.4))
     np.testing.assert_allclose(rates, [0.4, 0.3, 0.2, 0.1])
 
@@ -313,7 +315,7 @@ def adapted(monkeypatch):
     monkeypatch.setattr(WuStudy, "web_latents", lambda self: torch.zeros(self.size.pretraining, 16, 8, 8))
     monkeypatch.setattr(WuStudy, "hps", lambda self, images, spec: 100 / spec.scale * scores[spec.coin])
     monkeypatch.setattr(sampling, "load_images", lambda made: shown)
-    monkeypatch.setattr(finetune, "encoded", lambda pipe, latents, texts: (latents[:, 0, 0, 0].int().tolist(), texts))
+    monkeypatch.setattr(denoising, "encoded", lambda pipe, latents, texts: (latents[:, 0, 0, 0].int().tolist(), texts))
     monkeypatch.setattr(
         adaptation, "adapted", lambda load, streams, spec, inputs: SimpleNamespace(
             streams=streams(None), spec=spec, inputs=inputs)

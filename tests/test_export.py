@@ -21,7 +21,7 @@ from lib.ground.sizes import GUIDANCE_SCALE, SAMPLING_STEPS
 from lib.images import models, sampling
 from lib.methods import preference, reward
 from lib.methods.adaptation import AdaptationSpec, adapt
-from lib.methods.finetune import Pairs
+from lib.methods.denoising import Pairs
 from lib.methods.preference import PreferenceSpec
 from lib.methods.reward import Reward, RewardSpec
 from lib.study.common import Study

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from lib.ground import cache, checkpoint
 from lib.images import sampling
-from lib.methods import finetune
-from lib.methods.finetune import FinetuneSpec, Pairs, denoising_loss
+from lib.methods import denoising, finetune
+from lib.methods.denoising import Pairs, denoising_loss
+from lib.methods.finetune import FinetuneSpec
 
 SPEC = FinetuneSpec(updates=2, batch=(4, 3), beta=0.5, warmup=1)
 DRAWS = torch.Generator().manual_seed(3)
@@ -69,12 +70,12 @@ def test_a_perfect_prediction_costs_nothing_and_a_shifted_one_its_square(pipe, k
 
 def test_the_gradient_is_that_of_the_loss_that_is_written_down(make_pipe, tune, monkeypatch):
     """E_model[r l] + beta E_pre[l], recomputed item by item at the first weights."""
-    monkeypatch.setattr(finetune, "autocast", nullcontext)
+    monkeypatch.setattr(denoising, "autocast", nullcontext)
     pipe = make_pipe()
     g = torch.Generator().manual_seed(1_000_003 * 5)
     total = 0.0
     for pairs, count, factor in ((MODEL, 4, 1.0), (WEB, 3, 0.5)):
-        rows, t, noise = finetune.draw(pairs, count, g, 1000)
+        rows, t, noise = denoising.draw(pairs, count, g, 1000)
         for i in range(count):
             row = rows[i : i + 1]
             states = pairs.states[pairs.text[row]]
@@ -104,21 +105,21 @@ def test_without_reward_and_pre_training_nothing_but_weight_decay_moves_the_weig
 
 
 def test_the_timesteps_of_a_batch_cover_the_schedule_and_most_lie_where_a_scene_is_composed():
-    _, t, noise = finetune.draw(MODEL, 50, torch.Generator().manual_seed(0), 1000)
+    _, t, noise = denoising.draw(MODEL, 50, torch.Generator().manual_seed(0), 1000)
     assert (t < 800).sum() == 16 and (t >= 800).sum() == 34 and t.max() < 1000 and noise.shape == (50, 16, 8, 8)
     assert set((t // 100).tolist()) == set(range(10))
 
 
 @pytest.mark.parametrize("level", [1.0, 1 - 2**-24, 0.0])
 def test_no_timestep_lies_beyond_the_schedule_even_where_float32_rounds_a_level_up(level, monkeypatch):
-    monkeypatch.setattr(finetune, "noise_levels", lambda count, g: torch.full((count,), level))
-    _, t, _ = finetune.draw(MODEL, 3, torch.Generator().manual_seed(0), 1000)
+    monkeypatch.setattr(denoising, "noise_levels", lambda count, g: torch.full((count,), level))
+    _, t, _ = denoising.draw(MODEL, 3, torch.Generator().manual_seed(0), 1000)
     assert t.tolist() == [999 if level else 0] * 3
 
 
 def test_no_row_of_a_batch_has_noise_levels_of_its_own():
     g = torch.Generator().manual_seed(0)
-    levels = torch.stack([finetune.noise_levels(50, g) for _ in range(400)]).mean(0)
+    levels = torch.stack([denoising.noise_levels(50, g) for _ in range(400)]).mean(0)
     assert (levels - (0.4 * 0.5 + 0.6 * 0.9)).abs().max() < 0.06  # four standard errors
 
 
@@ -127,7 +128,7 @@ def test_latents_of_images_are_encoded_once_and_apart_from_those_of_other_images
     made = []
 
     def latents(images, count):
-        return finetune.latents_of(lambda: made.append(images) or make_pipe(), lambda: pixels[:count], {"images": images})
+        return denoising.latents_of(lambda: made.append(images) or make_pipe(), lambda: pixels[:count], {"images": images})
 
     first, other, again = latents("all", 3), latents("one", 1), latents("all", 3)
     torch.testing.assert_close(first, sampling.encode(make_pipe(), pixels))
@@ -176,6 +177,7 @@ def test_the_moving_average_lies_between_the_first_weights_and_the_last(make_pip
 
 def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(make_pipe, tmp_path, monkeypatch, patched):
     spec = FinetuneSpec(updates=53, keep=(40,), batch=(2, 1), average=0.9)
+    monkeypatch.setattr(finetune, "EVERY", 50)
     save, pipes = checkpoint.save, []
 
     def killed(*args, **numbers):

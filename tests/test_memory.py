@@ -15,7 +15,7 @@ from lib.feedback import panel, taste, votes
 from lib.ground import memory, precision, seeds, source
 from lib.ground.paths import ROOT
 from lib.images import sampling
-from lib.methods import adaptation, finetune, reward
+from lib.methods import adaptation, denoising, reward
 
 MODULES = source.own_closure("lib.methods.adaptation") + source.own_closure("lib.methods.reward")
 
@@ -32,10 +32,10 @@ class OtherSpec:
 @pytest.mark.parametrize(
     "home, name, value",
     [
-        (reward, "train_reward", mine), (finetune, "denoising_loss", functools.partial(mine, 1)),
+        (reward, "train_reward", mine), (denoising, "denoising_loss", functools.partial(mine, 1)),
         (sampling, "seed_of", mine),
-        (reward.Reward, "forward", mine), (panel.RaterSpec, "__init__", mine), (finetune.Pairs, "__post_init__", mine),
-        (finetune, "autocast", contextlib.nullcontext), (precision, "autocast", contextlib.nullcontext),
+        (reward.Reward, "forward", mine), (panel.RaterSpec, "__init__", mine), (denoising.Pairs, "__post_init__", mine),
+        (denoising, "autocast", contextlib.nullcontext), (precision, "autocast", contextlib.nullcontext),
         (panel, "EVALUATORS", panel.EVALUATORS[:3]), (votes, "SET", 3), (taste, "CERTAINTY", 9.0),
         (adaptation, "PREFIX", "Bad. "), (reward.RewardSpec, "width", 256), (reward, "RewardSpec", OtherSpec),
         (reward.prompt_classification_loss, "__defaults__", (0.5,)),

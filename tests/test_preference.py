@@ -121,7 +121,7 @@ def test_a_run_repeats_with_its_seed_and_differs_with_another(clip, dim):
 
 
 def test_a_loss_that_is_not_finite_is_refused(clip, dim):
-    with pytest.raises(ValueError, match="^the loss is nan in epoch 0: lower the learning rate$"):
+    with pytest.raises(ValueError, match="^the preference loss is nan at update 0: lower the learning rate$"):
         train(clip, dim, replace(SPEC, scale=1e300))
 
 

@@ -14,7 +14,7 @@ from lib.feedback import judges
 from lib.ground import precision
 from lib.ground.sizes import GUIDANCE_SCALE, SAMPLING_STEPS
 from lib.images import embedding, models, sampling
-from lib.methods import finetune, reward
+from lib.methods import denoising, finetune, reward
 from lib.world import prompts, scenes, web
 
 IMAGES = 64
@@ -65,7 +65,7 @@ def rates() -> dict[str, float]:
     found |= in_both_precisions(
         "updates of a reward", lambda: reward.train_reward(image, text, labels, others, text, spec), UPDATES
     )
-    pairs, tuning = finetune.encoded(pipe, sampling.encode(pipe, pixels), texts), finetune.FinetuneSpec(updates=UPDATES)
+    pairs, tuning = denoising.encoded(pipe, sampling.encode(pipe, pixels), texts), finetune.FinetuneSpec(updates=UPDATES)
     with tempfile.TemporaryDirectory() as folder:
         found |= in_both_precisions(
             "updates in fine-tuning", lambda: finetune.finetune(pipe, pairs, pairs, tuning, Path(folder)), UPDATES

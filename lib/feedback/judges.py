@@ -7,6 +7,7 @@ import torch
 
 from lib.ground.cache import Artifact, load_arrays, save_arrays, stage
 from lib.ground.checks import finite
+from lib.ground.precision import at_once
 from lib.images.networks import COLOUR_CLASSES, HEADS, Judge
 from lib.images.sampling import load_images, to_pixels
 from lib.world.prompts import Attributes, parse
@@ -14,12 +15,11 @@ from lib.world.scenes import BACKGROUNDS, OBJECTS, Scene
 
 
 @torch.no_grad()
-def look(judge: Judge, images: np.ndarray, batch: int = 256) -> dict[str, np.ndarray]:
+def look(judge: Judge, images: np.ndarray, batch: int | None = None) -> dict[str, np.ndarray]:
     """Class probabilities by head, float32 [image, class], for uint8 images [image, 64, 64, 3]."""
-    device = next(judge.parameters()).device
-    parts = []
+    device, batch, parts = next(judge.parameters()).device, batch or at_once(256), []
     for i in range(0, len(images), batch):
-        logits = judge(to_pixels(images[i : i + batch]).to(device).contiguous(memory_format=torch.channels_last))
+        logits = judge(to_pixels(images[i : i + batch], device).contiguous(memory_format=torch.channels_last))
         parts.append({k: finite(f"logits of {k}", v).float().softmax(1).cpu().numpy() for k, v in logits.items()})
     return {k: np.concatenate([p[k] for p in parts]) for k in HEADS}
 

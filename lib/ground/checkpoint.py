@@ -20,17 +20,23 @@ def save(path: Path, module: torch.nn.Module, optimiser: torch.optim.Optimizer, 
 
 
 def resume(path: Path, module: torch.nn.Module, optimiser: torch.optim.Optimizer, ema: dict) -> dict[str, float]:
-    """Load what `save` wrote, in place; returns its numbers, or none when there is no checkpoint."""
+    """Load what `save` wrote, in place; returns its numbers, or none when there is no checkpoint.
+
+    What goes with a weight gets its layout in memory, as it had before: on a GPU a fused optimiser takes no other.
+    """
     if not path.exists():
         return {}
     tensors = load_file(path, device=str(next(module.parameters()).device))
     module.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    ema.update({k[4:]: v for k, v in tensors.items() if k.startswith("ema.")})
+    for k, mean in ema.items():
+        mean.copy_(tensors[f"ema.{k}"])
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
     states: dict[int, dict] = {}
     for key, v in tensors.items():
         if key.startswith("optimiser."):
             _, i, name = key.split(".")
-            states.setdefault(int(i), {})[name] = v
+            p = parameters[int(i)]
+            states.setdefault(int(i), {})[name] = torch.empty_like(p).copy_(v) if v.shape == p.shape else v
     optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
     return numbers(path)
 

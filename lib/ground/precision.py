@@ -35,6 +35,16 @@ def fast_bfloat16(wanted: str = "") -> bool:
 FAST_BFLOAT16 = fast_bfloat16(os.environ.get("STUDY_BFLOAT16", ""))
 
 
+def at_once(on_cpu: int) -> int:
+    """How many images go through a network together: `on_cpu` of them there; on a GPU 2,048, fewer below 16 GB of memory.
+
+    An H100 draws 470 images a second 64 at a time, 2,604 by 512 and 3,643 by 2,048.
+    """
+    if DEVICE.type != "cuda":
+        return on_cpu
+    return max(on_cpu, min(2048, torch.cuda.get_device_properties(DEVICE).total_memory // 2**23))
+
+
 @contextmanager
 def autocast():
     """bfloat16 where that is fast, else float32; for training, not for sampling.
@@ -42,7 +52,8 @@ def autocast():
     On a CPU attention is spelt out: the fused kernel's backward pass in bfloat16 takes 55 % of a U-Net's update.
     """
     with ExitStack() as stack:
-        stack.enter_context(torch.autocast(DEVICE.type, torch.bfloat16, enabled=FAST_BFLOAT16))
-        if DEVICE.type == "cpu":
+        on_cpu = DEVICE.type == "cpu"  # elsewhere weights that were cast would not outlive a CUDA graph
+        stack.enter_context(torch.autocast(DEVICE.type, torch.bfloat16, enabled=FAST_BFLOAT16, cache_enabled=on_cpu))
+        if on_cpu:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         yield

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lib.ground.checks import finite
+from lib.ground.precision import at_once
 from lib.ground.seeds import rng_of, torch_seed
 from lib.images.sampling import to_pixels
 
@@ -23,10 +24,10 @@ class Given(nn.Module):
 
 
 @torch.no_grad()
-def features(network: nn.Module, images: np.ndarray, batch: int = 256) -> np.ndarray:
+def features(network: nn.Module, images: np.ndarray, batch: int | None = None) -> np.ndarray:
     """Features float64 [image, feature] of uint8 images [image, height, width, 3]."""
-    device = next(network.parameters()).device
-    parts = [network(to_pixels(images[i : i + batch]).to(device)).cpu().numpy() for i in range(0, len(images), batch)]
+    device, batch = next(network.parameters()).device, batch or at_once(256)
+    parts = [network(to_pixels(images[i : i + batch], device)).cpu().numpy() for i in range(0, len(images), batch)]
     return finite("features", np.concatenate(parts)).astype(np.float64)
 
 

@@ -4,13 +4,15 @@ Wu et al. 2023, section 5. The worst images keep their prompt behind a prefix, w
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from lib.feedback.taste import TasteSpec, weights
 from lib.ground import checkpoint
@@ -18,7 +20,8 @@ from lib.ground.cache import Artifact, stage
 from lib.ground.checks import finite
 from lib.ground.domains import check
 from lib.ground.seeds import rng_of, seed_of, torch_seed
-from lib.methods.finetune import Pairs, draw, losses_of, step
+from lib.methods.denoising import Pairs, denoising_loss, draw, gathered
+from lib.methods.training import EVERY, Updates, adamw
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and much of the study needs no generator
     from diffusers import StableDiffusionPipeline
@@ -29,7 +32,6 @@ PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]  # of all attention in the U-
 AT_LEAST = 4  # images a group
 FEWEST = 2  # prompts that are selected, whatever the threshold: an interval over prompts needs two
 USERS = 20  # of the user study
-EVERY = 100  # updates between checkpoints
 
 # Table 4: the base, and adapted with the negative prompt (HPS as a cosine); the user study's shares of prompts won and lost.
 PAPER_TABLE = {
@@ -127,17 +129,29 @@ def adapt(pipe: "StableDiffusionPipeline", streams: Sequence[Pairs], spec: Adapt
         )
     unet = pipe.unet.train()
     parameters = [p for p in unet.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=spec.learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2)
+    optimiser = adamw(parameters, spec.learning_rate)
     partial, steps = folder / "_partial" / "state.safetensors", pipe.scheduler.config.num_train_timesteps
-    for update in range(int(checkpoint.resume(partial, unet, optimiser, {}).get("done", 0)), spec.updates):
+    done = int(checkpoint.resume(partial, unet, optimiser, {}).get("done", 0))
+    streams = [s.near(pipe.device) for s in streams]
+
+    def loss(latents: Tensor, states: Tensor, t: Tensor, noise: Tensor, weight: Tensor) -> Tensor:
+        return denoising_loss(pipe, latents, states, t, noise).mean()
+
+    def clip() -> None:
+        clip_grad_norm_(parameters, spec.clip)
+
+    updates = Updates(unet, optimiser, loss, "adaptation", done, before_step=clip)
+    for update in range(done, spec.updates):
         drawn = [
             (s, *draw(s, n, torch.Generator().manual_seed(seed_of("adapt", spec.seed, update, i)), steps))
             for i, (s, n) in enumerate(zip(streams, spec.batch, strict=True)) if n
         ]  # fmt: skip
-        falling = replace(spec, learning_rate=spec.learning_rate * (1 - update / spec.updates))
-        step(optimiser, losses_of(pipe, drawn).mean(), falling, update, "adaptation")
+        falling = spec.learning_rate * (1 - update / spec.updates)
+        updates(gathered(drawn, pipe.device), [falling * min(1.0, (update + 1) / max(1, spec.warmup))])
         if (update + 1) % EVERY == 0 and update + 1 < spec.updates:
+            updates.check()
             checkpoint.save(partial, unet, optimiser, {}, done=update + 1)
+    updates.check()
     weights = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet.eval()))
     pipe.save_lora_weights(folder, unet_lora_layers=weights, safe_serialization=True)
 

@@ -1,26 +1,27 @@
 """Fine-tuning by reward-weighted likelihood plus the pre-training loss. Lee et al. 2023, section 3.3.
 
 L = E_model[r(x, z) l(x | z)] + beta E_pre[l(x | z)], with l the denoising loss that stands for -log p. The whole U-Net is
-tuned, the text encoder is frozen; latents are computed once for all models, text states once a model.
+tuned, the text encoder is frozen.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from lib.ground import checkpoint
 from lib.ground.cache import Artifact, stage
 from lib.ground.checks import finite
 from lib.ground.domains import check
-from lib.ground.precision import autocast
 from lib.ground.seeds import rng_of, torch_seed
-from lib.images.sampling import encode, encode_texts
+from lib.methods.denoising import Pairs, denoising_loss, draw, gathered
+from lib.methods.training import EVERY, Updates, adamw
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and much of the study needs no generator
     from diffusers import StableDiffusionPipeline
@@ -46,24 +47,6 @@ class FinetuneSpec:
             self, updates="at least 1", learning_rate="in (0, inf)", beta="in [0, inf)", batch="at least 1",
             average="in [0, 1)", clip="in (0, inf)", warmup="at least 0", keep="at least 0, may be empty", seed="at least 0",
         )
-
-
-@dataclass
-class Pairs:
-    """What a loss is over: latents [item, channel, height, width], text states [text, token, width], the text of each item
-    (int64 [item]) and its weight, at least 0 (float32 [item])."""
-
-    latents: Tensor
-    states: Tensor
-    text: Tensor
-    weight: Tensor
-
-    def __post_init__(self):
-        if not len(self.latents) == len(self.text) == len(self.weight):
-            counts = f"{len(self.latents)} latents, {len(self.text)} texts and {len(self.weight)} weights"
-            raise ValueError(f"{counts}: want as many")
-        if not torch.isfinite(self.weight).all() or self.weight.min() < 0:
-            raise ValueError("weights must be finite and at least 0")
 
 
 WEIGHTINGS = ("raw", "mean", "random", "thresholded", "exponential")
@@ -100,78 +83,6 @@ def reweighted(reward: np.ndarray, how: str, seed: int = 0, threshold: float = 0
     return out * (reward.mean() / out.mean())
 
 
-def denoising_loss(pipe: "StableDiffusionPipeline", latents: Tensor, states: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """Squared error of each item, float [item], on the quantity that the model predicts (noise or v)."""
-    alphas = pipe.scheduler.alphas_cumprod.to(latents.device)[t][:, None, None, None]
-    a, s = alphas.sqrt(), (1 - alphas).sqrt()
-    kind = pipe.scheduler.config.prediction_type
-    if kind not in ("v_prediction", "epsilon"):
-        raise ValueError(f"unknown prediction type {kind!r}: v_prediction or epsilon")
-    target = a * noise - s * latents if kind == "v_prediction" else noise
-    noisy = (a * latents + s * noise).contiguous(memory_format=torch.channels_last)
-    with autocast():
-        out = pipe.unet(noisy, t, encoder_hidden_states=states, return_dict=False)[0]
-    return (out.float() - target).square().mean((1, 2, 3))
-
-
-def latents_of(
-    load: Callable[[], "StableDiffusionPipeline"], pixels: Callable[[], np.ndarray], inputs: Mapping[str, Artifact | str]
-) -> Tensor:
-    """Latents, float32 [image, channel, height, width], of uint8 images [image, height, width, 3]: a stage, as every model
-    learns from the same few sets of images. `inputs` are the digests of the base and of the images."""
-
-    def make(folder: Path) -> None:
-        save_file({"latents": encode(load(), pixels()).contiguous().cpu()}, folder / "latents.safetensors")
-
-    found = stage("latents", {}, inputs, make, ("lib.images.models", load, pixels))
-    return load_file(found.path / "latents.safetensors")["latents"]
-
-
-def encoded(
-    pipe: "StableDiffusionPipeline", latents: Tensor, texts: Sequence[str], weight: np.ndarray | None = None
-) -> Pairs:
-    """Latents of images, their texts and weights [image] (None: 1 each) as a loss takes them."""
-    place = {t: i for i, t in enumerate(dict.fromkeys(texts))}
-    states, text = encode_texts(pipe, list(place)).cpu(), torch.tensor([place[t] for t in texts])
-    weights = torch.ones(len(texts)) if weight is None else torch.as_tensor(weight).float()
-    return Pairs(latents, states, text, weights)
-
-
-def noise_levels(count: int, g: torch.Generator) -> Tensor:
-    """Levels in [0, 1), float [count]: two in five spread evenly, the others over the last fifth, where a scene is composed.
-
-    A glyph fills many latents and shows through all but the strongest noise: there it is settled how many there are.
-    """
-    even = (torch.arange(count) + torch.rand(count, generator=g)) / count
-    return torch.where(even < 0.4, even / 0.4, 0.8 + (even - 0.4) / 3)[torch.randperm(count, generator=g)]
-
-
-def draw(pairs: Pairs, count: int, g: torch.Generator, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows int64 [count], timesteps int64 [count] out of `steps` by `noise_levels`, and noise like the latents."""
-    rows = torch.randint(len(pairs.latents), (count,), generator=g)
-    t = (steps * noise_levels(count, g)).long().clamp(max=steps - 1)  # float32 rounds the last level up to 1 now and then
-    noise = torch.randn((count, *pairs.latents.shape[1:]), generator=g)
-    return rows, t, noise
-
-
-def losses_of(pipe: "StableDiffusionPipeline", parts: Sequence[tuple[Pairs, Tensor, Tensor, Tensor]]) -> Tensor:
-    """The denoising loss of what was drawn from several pairs, as (pairs, rows, timesteps, noise): float [item]."""
-    columns = zip(*((p.latents[rows], p.states[p.text[rows]], t, noise) for p, rows, t, noise in parts), strict=True)
-    return denoising_loss(pipe, *(torch.cat(column).to(pipe.device) for column in columns))
-
-
-def step(optimiser: torch.optim.Optimizer, loss: Tensor, spec, update: int, what: str) -> None:
-    """One update at the rate of `spec` (learning_rate, warmup, clip); raises ValueError on a loss that is not finite."""
-    if not torch.isfinite(loss):
-        raise ValueError(f"the {what} loss is {loss.item()} at update {update}: lower the learning rate")
-    for group in optimiser.param_groups:
-        group["lr"] = spec.learning_rate * min(1.0, (update + 1) / max(1, spec.warmup))
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], spec.clip)
-    optimiser.step()
-
-
 def finetune(
     pipe: "StableDiffusionPipeline",
     model: Pairs,
@@ -185,38 +96,38 @@ def finetune(
     An update's batch and noise depend on the spec's seed and the update alone, so arms that differ in weights or beta see
     the same. Resumes from `folder/_partial`. Raises ValueError when the loss stops being finite.
     """
-    unet, device = pipe.unet.train(), pipe.device
-    optimiser = torch.optim.AdamW(unet.parameters(), lr=spec.learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2)
+    if not (spec.use_model or spec.beta):
+        raise ValueError("nothing to learn from: use_model is False and beta is 0")
+    unet, steps = pipe.unet.train(), pipe.scheduler.config.num_train_timesteps
+    optimiser = adamw(unet.parameters(), spec.learning_rate)
     ema = {n: p.detach().clone() for n, p in unet.named_parameters()} if spec.average else {}
     partial = folder / "_partial" / "state.safetensors"
     done = int(checkpoint.resume(partial, unet, optimiser, ema).get("done", 0))
     for kept in partial.parent.glob("unet-*.safetensors"):
         (folder / kept.name).write_bytes(kept.read_bytes())
-    steps = pipe.scheduler.config.num_train_timesteps
+    model = replace(model, weight=model.weight / spec.batch[0]).near(pipe.device)
+    pretraining = replace(pretraining, weight=spec.beta * pretraining.weight / spec.batch[1]).near(pipe.device)
+
+    def loss(latents: Tensor, states: Tensor, t: Tensor, noise: Tensor, weight: Tensor) -> Tensor:
+        return (denoising_loss(pipe, latents, states, t, noise) * weight).sum()
+
+    def clip() -> None:
+        clip_grad_norm_(unet.parameters(), spec.clip)
+
+    updates = Updates(unet, optimiser, loss, "fine-tuning", done, before_step=clip, averages=ema)
     for update in range(done, spec.updates):
         g = torch.Generator().manual_seed(torch_seed(1_000_003 * spec.seed + update))
-        loss = torch.zeros((), device=device)
-        rows, t, noise = draw(model, spec.batch[0], g, steps)
-        rows_pre, t_pre, noise_pre = draw(pretraining, spec.batch[1], g, steps)
-        parts = []
-        if spec.use_model:
-            parts.append((model, rows, t, noise, model.weight[rows] / spec.batch[0]))
-        if spec.beta:
-            parts.append((pretraining, rows_pre, t_pre, noise_pre, spec.beta * pretraining.weight[rows_pre] / spec.batch[1]))
-        if not parts:
-            raise ValueError("nothing to learn from: use_model is False and beta is 0")
-        losses = losses_of(pipe, [part[:4] for part in parts])
-        loss = (losses * torch.cat([part[4] for part in parts]).to(device)).sum()
-        step(optimiser, loss, spec, update, "fine-tuning")
-        for n, p in unet.named_parameters():
-            if ema:
-                ema[n].lerp_(p.detach(), 1 - min(spec.average, (1 + update) / (10 + update)))
+        drawn = [(p, *draw(p, n, g, steps)) for p, n in zip((model, pretraining), spec.batch, strict=True)]
+        used = [d for d, wanted in zip(drawn, (spec.use_model, spec.beta), strict=True) if wanted]
+        rate = spec.learning_rate * min(1.0, (update + 1) / max(1, spec.warmup))
+        updates(gathered(used, pipe.device), [rate], 1 - min(spec.average, (1 + update) / (10 + update)))
         if update + 1 in (*spec.keep, spec.updates):
+            updates.check()
             weights = ema or dict(unet.named_parameters())
             save_file({n: w.detach().half().cpu().contiguous() for n, w in weights.items()},
                       folder / f"unet-{update + 1}.safetensors", {"format": "pt"})  # fmt: skip
-        if (update + 1) % 50 == 0 and update + 1 < spec.updates:
-            tell(f"update {update + 1} of {spec.updates}, loss {loss.item():.3f}")
+        if (update + 1) % EVERY == 0 and update + 1 < spec.updates:
+            tell(f"update {update + 1} of {spec.updates}, loss {updates.check():.3f}")
             partial.parent.mkdir(parents=True, exist_ok=True)
             for kept in folder.glob("unet-*.safetensors"):  # the stage sweeps its folder after a kill, but not this one
                 (partial.parent / kept.name).write_bytes(kept.read_bytes())

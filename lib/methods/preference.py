@@ -7,6 +7,7 @@ import copy
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import cos, pi
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from lib.ground.domains import check
 from lib.ground.precision import autocast
 from lib.ground.seeds import rng_of, torch_seed
 from lib.images.embedding import clip_score, unit
+from lib.methods.training import Updates, adamw
 
 # Accuracy on choices (Table 2), and agreement with people on pairs of SD and DALL-E images (Table 3); shares.
 PAPER_CHOICES = {"chance": 0.261, "CLIP score": 0.329, "aesthetic predictor": 0.331, "people's guess": 0.420, "HPS": 0.435}
@@ -111,28 +113,31 @@ def train_preference(
     for name, p in clip.named_parameters():
         p.requires_grad_(name in tuned)
     parameters = [p for p in clip.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, spec.learning_rate, weight_decay=spec.weight_decay)
-    order, device = torch.Generator().manual_seed(torch_seed(spec.seed)), parameters[0].device
-    steps = spec.epochs * -(-len(rows) // spec.batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for epoch in range(spec.epochs):
+    optimiser = adamw(parameters, spec.learning_rate, spec.weight_decay)
+    ids = tokenizer(list(prompts))
+    order = torch.Generator().manual_seed(torch_seed(spec.seed))
+
+    def loss(image: Tensor, text: Tensor, owner: Tensor, place: Tensor, given: Tensor, count: Tensor) -> Tensor:
+        with autocast():
+            image = clip.encode_image(image.contiguous(memory_format=torch.channels_last))
+            text = clip.encode_text(text)
+        image, text = (F.normalize(x.float(), dim=-1) for x in (image, text))
+        cosine = image.new_zeros(given.numel()).index_copy(0, place, (image * text[owner]).sum(-1))
+        return choice_loss(spec.scale * cosine.view(given.shape), given, count)
+
+    updates = Updates(clip, optimiser, loss, "preference")
+    steps, rate = spec.epochs * -(-len(rows) // spec.batch), spec.learning_rate
+    for _ in range(spec.epochs):
         for part in torch.randperm(len(rows), generator=order).split(spec.batch):
-            group, count = rows[part.numpy()], torch.from_numpy(counts[part.numpy()]).to(device)
-            given = torch.from_numpy(group >= 0).to(device)
-            shown = torch.stack([preprocess(Image.fromarray(x)) for x in pixels[group[group >= 0]]]).to(device)
-            text = tokenizer([prompts[i] for i in group[:, 0]]).to(device)
-            with autocast():
-                image, said = clip.encode_image(shown.contiguous(memory_format=torch.channels_last)), clip.encode_text(text)
-            image, said = (F.normalize(x.float(), dim=-1) for x in (image, said))
-            owner = given.nonzero()[:, 0]
-            cosine = torch.zeros(given.shape, device=device).masked_scatter(given, (image * said[owner]).sum(-1))
-            loss = choice_loss(spec.scale * cosine, given, count)
-            if not torch.isfinite(loss):
-                raise ValueError(f"the loss is {loss.item()} in epoch {epoch}: lower the learning rate")
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
+            group = torch.from_numpy(rows[part.numpy()])
+            given = group >= 0
+            place = given.flatten().nonzero()[:, 0]
+            shown = torch.stack([preprocess(Image.fromarray(x)) for x in pixels[group[given].numpy()]])
+            batch = (shown, ids[group[:, 0]], place // group.shape[1], place, given,
+                     torch.from_numpy(counts[part.numpy()]))  # fmt: skip
+            updates(batch, [rate])
+            rate *= (1 + cos(pi * updates.done / steps)) / (1 + cos(pi * (updates.done - 1) / steps))  # cosine decay
+    updates.check()
     return clip
 
 

@@ -15,7 +15,7 @@ from lib.ground.cache import Artifact
 from lib.ground.seeds import rng_of
 from lib.ground.sizes import GUIDANCE_SCALE, SAMPLING_STEPS, size_named
 from lib.images import embedding, metrics, models, sampling
-from lib.methods import finetune
+from lib.methods import denoising
 from lib.study import ahead
 from lib.world import prompts, web
 
@@ -142,17 +142,17 @@ class Study:
     def latents(self, images: Artifact) -> torch.Tensor:
         """Latents of images, to learn from: float [image, channel, height, width]."""
         inputs = {"base": self.base_digest, "images": images}
-        return finetune.latents_of(self.generator(), lambda: sampling.load_images(images).pixels, inputs)
+        return denoising.latents_of(self.generator(), lambda: sampling.load_images(images).pixels, inputs)
 
     def web_latents(self) -> torch.Tensor:
         """Latents of the pre-training loss's web pairs."""
         count = self.size.pretraining
         inputs = {"base": self.base_digest, "web pairs": web.digest(count, 1)}
-        return finetune.latents_of(self.generator(), lambda: self.web_pairs(count, 1)[1], inputs)
+        return denoising.latents_of(self.generator(), lambda: self.web_pairs(count, 1)[1], inputs)
 
-    def real_pairs(self, pipe) -> finetune.Pairs:
+    def real_pairs(self, pipe) -> denoising.Pairs:
         """The web pairs of the pre-training loss."""
-        return finetune.encoded(pipe, self.web_latents(), self.web_captions(self.size.pretraining, 1))
+        return denoising.encoded(pipe, self.web_latents(), self.web_captions(self.size.pretraining, 1))
 
 
 def _earlier(drawn: list[int]) -> list[int]:

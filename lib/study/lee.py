@@ -12,7 +12,7 @@ from lib.feedback.labels import matched
 from lib.ground.cache import Artifact, digest_of
 from lib.ground.seeds import seed_of
 from lib.images import models, sampling
-from lib.methods import finetune, reward
+from lib.methods import denoising, finetune, reward
 from lib.study.common import Study
 from lib.world import prompts, web
 
@@ -120,10 +120,10 @@ class LeeStudy(Study):
 
     # ---- fine-tuning ----------------------------------------------------------------------------------------------
 
-    def drawn_pairs(self, pipe, sets: list[Artifact], weight: np.ndarray) -> finetune.Pairs:
+    def drawn_pairs(self, pipe, sets: list[Artifact], weight: np.ndarray) -> denoising.Pairs:
         """The model's own images with their prompts, each weighted [image]."""
         texts = [p for s in sets for p in sampling.load_images(s).prompts]
-        return finetune.encoded(pipe, torch.cat([self.latents(s) for s in sets]), texts, weight)
+        return denoising.encoded(pipe, torch.cat([self.latents(s) for s in sets]), texts, weight)
 
     def finetune_spec(self, **chosen) -> finetune.FinetuneSpec:
         """Fine-tuning at this size, with what is `chosen`; weights after a quarter and a half of the updates are kept."""

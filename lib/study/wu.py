@@ -16,7 +16,7 @@ from lib.ground.paths import MODELS
 from lib.ground.seeds import rng_of, seed_of
 from lib.ground.sizes import GUIDANCE_SCALE, SAMPLING_STEPS
 from lib.images import embedding, models, sampling
-from lib.methods import adaptation, finetune, preference
+from lib.methods import adaptation, denoising, preference
 from lib.methods.adaptation import AdaptationSpec
 from lib.methods.preference import PreferenceSpec
 from lib.study.common import Study
@@ -202,13 +202,13 @@ class WuStudy(Study):
         streams = partial(self.streams, best=best, worst=worst, prefix=spec.prefix)
         return adaptation.adapted(self.generator(), streams, spec, inputs)
 
-    def streams(self, pipe, best: np.ndarray, worst: np.ndarray, prefix: str) -> list[finetune.Pairs]:
+    def streams(self, pipe, best: np.ndarray, worst: np.ndarray, prefix: str) -> list[denoising.Pairs]:
         """What a LoRA learns from: preferred and non-preferred images of the pool, int [image] each, and real ones."""
         texts = [p for s in self.pool for p in sampling.load_images(s).prompts]
         latents = torch.cat([self.latents(s) for s in self.pool])
         return [
-            finetune.encoded(pipe, latents[best], [texts[i] for i in best]),
-            finetune.encoded(pipe, latents[worst], [prefix + texts[i] for i in worst]),
+            denoising.encoded(pipe, latents[best], [texts[i] for i in best]),
+            denoising.encoded(pipe, latents[worst], [prefix + texts[i] for i in worst]),
             self.real_pairs(pipe),
         ]
 
