@@ -64,18 +64,18 @@ def compared_values(ours: Sequence[Mapping], yours: Sequence[Mapping]) -> list[d
 
 def summary(size: str, of: str, claims: Sequence[Mapping], values: Sequence[Mapping]) -> list[str]:
     """What the comparison of your run of one size with ours `of` another, or of the same, comes to, in sentences."""
-    same, tested = sum(c["agree"] for c in claims), [v for v in values if v["outside"] is not None]
-    outside, expected = sum(v["outside"] for v in tested), sum(v["chance"] for v in tested)
-    said = [f"Your run of size {size} beside ours of size {of}."]
-    if size != of:
-        said.append(f"We did not publish size {size}: intervals of another size are of another width, and what depends on "
-                    "how much was learnt from differs by more than chance.")  # fmt: skip
-    said.append(f"Verdicts: {same} of {len(claims)} agree.")
-    said.append(f"Values: {outside} of {len(tested)} lie outside our 95 % interval; if both runs drew everything anew, "
-                f"about {expected:.0f} would by chance.")  # fmt: skip
+    tested = [v for v in values if v["outside"] is not None]
+    outside, expected = (sum(v[k] for v in tested) for k in ("outside", "chance"))
+    compared = [
+        f"Your run of size {size} beside ours of size {of}.",
+        f"Verdicts: {sum(c['agree'] for c in claims)} of {len(claims)} agree.",
+        f"Values: {outside} of {len(tested)} lie outside our 95 % interval; if both runs drew everything anew, about "
+        f"{expected:.0f} would by chance.",
+    ]
     if size == of:
-        said.append("With the same seed on another machine images and raters are mostly the same: expect fewer.")
-    return said
+        return [*compared, "With the same seed on another machine images and raters are mostly the same: expect fewer."]
+    return [*compared, f"We did not publish size {size}: intervals of another size are of another width, and what depends "
+            "on how much was learnt from differs by more than chance."]  # fmt: skip
 
 
 def number(q: Mapping | None) -> str:
@@ -85,8 +85,11 @@ def number(q: Mapping | None) -> str:
 
 def differing(claims: Sequence[Mapping]) -> list[tuple[str, ...]]:
     """Claims on which the verdicts differ: name, ours, yours."""
-    return [(c["name"], f"{c['ours'] or 'no such claim'} {c['ours value'] or ''}".strip(),
-             f"{c['yours'] or 'no such claim'} {c['yours value'] or ''}".strip()) for c in claims if not c["agree"]]  # fmt: skip
+
+    def said(claim: Mapping, whose: str) -> str:
+        return f"{claim[whose] or 'no such claim'} {claim[f'{whose} value'] or ''}".strip()
+
+    return [(c["name"], said(c, "ours"), said(c, "yours")) for c in claims if not c["agree"]]
 
 
 def terminal(said: Sequence[str], claims: Sequence[Mapping], values: Sequence[Mapping]) -> str:

@@ -65,7 +65,7 @@ def wheels(folder: Path, python: str) -> list[Path]:
     done = subprocess.run([*command, *(f"{name}=={distribution(name).version}" for name in lacking)], capture_output=True,
                           text=True)  # fmt: skip
     if done.returncode:
-        raise ValueError(f"pip could not download the wheels: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+        raise ValueError(f"pip could not download the wheels: {done.stderr.strip().splitlines()[-1:]}")
     return sorted(folder.glob("*.whl"))
 
 

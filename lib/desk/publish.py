@@ -21,7 +21,7 @@ COMMITTED = ("results", "figures", "claims.json", "quality.json", "timings.json"
 def publish(size: str, notebooks: list[Path]) -> Path:
     """Replace what is committed of a size by the run of that size; raises ValueError unless each notebook's run stands."""
     if stale := [n.stem for n in notebooks if not is_fresh(n, {}, size, elsewhere=True)]:
-        raise ValueError(f"not run at size {size} as they are now: {', '.join(stale)}: run `make reproduce SIZE={size}` first")
+        raise ValueError(f"not run as they are: {', '.join(stale)}: run `make reproduce SIZE={size}` first")
     if lacking := [name for name in COMMITTED if not (reports(size) / name).exists()]:
         raise ValueError(f"{reports(size)} has no {', '.join(lacking)}: run `make reproduce SIZE={size}` first")
     new, ours = published(f"{size}.partial"), published(size)

@@ -1,6 +1,5 @@
 """The numbers, the figure and the table of claims in README.md, from the best size that we published."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
