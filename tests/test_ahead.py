@@ -8,9 +8,7 @@ from lib.ground import cache
 from lib.study import ahead
 from lib.study.lee import LeeStudy
 
-several_cores = pytest.mark.skipif(
-    len(os.sched_getaffinity(0)) < 2 if hasattr(os, "sched_getaffinity") else False, reason="one core"
-)
+several_cores = pytest.mark.skipif(ahead.cores() < 2, reason="one core")
 
 
 class Stages:
@@ -49,7 +47,10 @@ def noted(kind: type, folder: str, name: str, *arguments) -> None:
 def stages(tmp_path, monkeypatch, patched):
     monkeypatch.setattr(ahead, "_one", noted)
     monkeypatch.setattr(cache, "CACHE", tmp_path / "cache")
-    return Stages(tmp_path)
+    yield Stages(tmp_path)
+    if ahead._pool.cache_info().currsize:
+        ahead._pool().shutdown()
+        ahead._pool.cache_clear()
 
 
 @several_cores
@@ -60,6 +61,16 @@ def test_stages_are_made_in_other_processes_and_an_error_comes_back(stages):
     assert str(os.getpid()) not in {t.split()[0] for t in texts.values()}
     with pytest.raises(ValueError, match="^no such thing$"):
         ahead.make(stages, [("fails",), ("second",)])
+    ahead.make(stages, [("first", 3), ("second",)])
+    assert stages.noted()["first"].endswith("(3,)")  # an error ends its processes, and the next call has new ones
+
+
+@several_cores
+def test_the_processes_of_one_call_serve_the_next(stages):
+    ahead.make(stages, [("first", 1), ("second",)])
+    before = {t.split()[0] for t in stages.noted().values()}
+    ahead.make(stages, [("first", 2), ("second",)])
+    assert {t.split()[0] for t in stages.noted().values()} & before
 
 
 @several_cores

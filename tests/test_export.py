@@ -24,8 +24,9 @@ from lib.methods.adaptation import AdaptationSpec, adapt
 from lib.methods.finetune import Pairs
 from lib.methods.preference import PreferenceSpec
 from lib.methods.reward import Reward, RewardSpec
-from lib.study.lee import ARMS, FULL_METHOD, OTHER_WEIGHTINGS, Study
-from lib.study.wu import ADAPTATIONS
+from lib.study.common import Study
+from lib.study.lee import ARMS, FULL_METHOD, OTHER_WEIGHTINGS, LeeStudy
+from lib.study.wu import ADAPTATIONS, WuStudy
 
 ARM_NAMES = [*ARMS, *OTHER_WEIGHTINGS, "full method"]
 TEXTS = ["Two blue dogs in the forest", "Six cats"]
@@ -120,9 +121,11 @@ def trained(tmp_path, monkeypatch):
         spec = RewardSpec(width=16, product=True, epochs=3)
         return known.setdefault("reward", [(Reward(128, spec.width, spec.product), spec)])
 
-    for name, method in dict(finetuned=finetuned, adapted=adapted, tuned_clip=tuned_clip, rewards=rewards).items():
-        monkeypatch.setattr(Study, name, method)
-    monkeypatch.setattr(Study, "feedback", (np.array([1, 0, 0.5, np.nan]), [], []))
+    monkeypatch.setattr(LeeStudy, "finetuned", finetuned)
+    monkeypatch.setattr(LeeStudy, "rewards", rewards)
+    monkeypatch.setattr(WuStudy, "adapted", adapted)
+    monkeypatch.setattr(WuStudy, "tuned_clip", tuned_clip)
+    monkeypatch.setattr(LeeStudy, "feedback", (np.array([1, 0, 0.5, np.nan]), [], []))
     for name in ("labelled_images", "unlabelled_images"):
         monkeypatch.setattr(Study, name, Artifact("images", name, tmp_path / name, f"digest of {name}", 0.0))
     training = False
@@ -131,7 +134,7 @@ def trained(tmp_path, monkeypatch):
         nonlocal training
         training = True
         for name in names:
-            export.makers(name)[-1][1](Study("smoke"))
+            export.makers(name)[-1][1](export.study_of(name, "smoke"))
         training = False
 
     return train
@@ -147,7 +150,7 @@ def test_an_arm_loads_in_the_stock_pipeline_and_draws_the_studys_images(trained,
     folder = tmp_path / "mit Leerzeichen" / "Bär 'é' 模型"
     code, out, err = command(arm, folder)
     assert (code, err) == (0, "") and str(folder) in out
-    study, real = Study("smoke"), FULL_METHOD if arm == "full method" else arm
+    study, real = LeeStudy("smoke"), FULL_METHOD if arm == "full method" else arm
     spec = study.finetune_spec(learning_rate=3e-4, beta=0.25)
     unet = study.finetuned(real, spec).path / f"unet-{updates}.safetensors"
     own = sampling.sample(
@@ -176,7 +179,7 @@ def test_a_lora_loads_on_the_stock_base_and_its_card_holds_the_prefix(trained, c
     pipe = StableDiffusionPipeline.from_pretrained(MODELS / "mini-sd")
     pipe.load_lora_weights(tmp_path / "adapted")
     assert pipe.get_active_adapters()
-    own = Study("smoke").adapted("adapted").path
+    own = WuStudy("smoke").adapted("adapted").path
     weights = load_file(tmp_path / "adapted" / "pytorch_lora_weights.safetensors")
     trained_weights = load_file(own / "pytorch_lora_weights.safetensors")
     assert all(torch.equal(weights[k], v) for k, v in trained_weights.items()) and len(weights) == len(trained_weights) > 8
@@ -186,7 +189,7 @@ def test_a_reward_loads_again_and_scores_as_before(trained, command, tmp_path):
     trained("reward")
     assert command("reward", tmp_path / "r 1")[0] == 0
     network, spec = export.load_reward(str(tmp_path / "r 1"))
-    own, own_spec = Study("smoke").rewards()[0]
+    own, own_spec = LeeStudy("smoke").rewards()[0]
     x, z = np.random.default_rng(3).random((2, 5, 128), np.float32)
     assert spec == own_spec and not network.training
     np.testing.assert_array_equal(reward.score(network, x, z, spec), reward.score(own, x, z, own_spec))
@@ -199,7 +202,7 @@ def test_hps_loads_in_open_clip_and_its_lines_run_as_printed(trained, command, t
     code, out, _ = command("hps", tmp_path / "öffne \"mich\"")
     names = {}
     exec("\n".join(out.splitlines()[1:]), names)
-    own, _, tokenizer = models.load_clip.__wrapped__(f"local-dir:{Study('smoke').tuned_clip().path}")
+    own, _, tokenizer = models.load_clip.__wrapped__(f"local-dir:{WuStudy('smoke').tuned_clip().path}")
     assert code == 0 and not names["model"].training
     with torch.no_grad():
         found, wanted = names["model"].encode_text(names["tokenizer"](TEXTS)), own.encode_text(tokenizer(TEXTS))
@@ -275,16 +278,16 @@ def test_updates_after_which_no_weights_were_kept_are_refused_without_a_folder(t
 
 
 def test_from_the_first_image_to_an_exported_arm_it_says_what_comes_next(tmp_path):
-    study, to = Study("smoke"), tmp_path / "arm"
-    study.size = replace(
+    study, other, to = LeeStudy("smoke"), WuStudy("smoke"), tmp_path / "arm"
+    study.size = other.size = replace(
         study.size, prompts=(2, 2, 2, 2), images=(4, 4, 4, 4), unlabelled=4, held_out=10**9, reward_epochs=1, updates=4,
         batch=(2, 1), pretraining=2,
     )  # fmt: skip
-    study.rewards = lambda seeds: Study.rewards(study, RewardSpec(auxiliary_weight=0.0), seeds)  # faster
+    study.rewards = lambda seeds: LeeStudy.rewards(study, RewardSpec(auxiliary_weight=0.0), seeds)  # faster
 
     def wanted(name) -> str:
         with pytest.raises(NotMade) as refusal:
-            export.export(study, name, str(to))
+            export.export(other if name in (*ADAPTATIONS, "hps") else study, name, str(to))
         return str(refusal.value).split(" first ")[0].split(": run ")[1]
 
     assert wanted("full method") == "01_images_to_judge, 03_reward_learning, 05_fine_tuning"

@@ -47,7 +47,8 @@ def test_what_was_replaced_in_memory_is_named_until_it_is_put_back(home, name, v
     memory.refuse_changes(MODULES)
     with monkeypatch.context() as patch:
         patch.setattr(home, name, value)
-        with pytest.raises(memory.ChangedCode, match=r"^lib\.\w+\.\w+\.\w+.* is not what lib/\w+/\w+\.py says, .*restart") as said:
+        words = r"^lib\.\w+\.\w+\.\w+.* is not what lib/\w+/\w+\.py says, .*restart"
+        with pytest.raises(memory.ChangedCode, match=words) as said:
             memory.refuse_changes(MODULES)
         assert name.startswith("__") or name in str(said.value)
     memory.refuse_changes(MODULES)

@@ -21,6 +21,7 @@ from lib.methods import finetune, reward
 from lib.methods.finetune import FinetuneSpec
 from lib.study import common
 from lib.study.lee import ARMS, FULL_METHOD, OTHER_WEIGHTINGS, LeeStudy
+from lib.study.wu import WuStudy
 from lib.world import prompts
 from lib.world.scenes import OBJECTS, SEEN, UNSEEN
 
@@ -134,18 +135,22 @@ def test_there_are_as_many_candidates_as_the_size_says_and_the_evaluation_images
 @pytest.mark.parametrize("kind", ["evaluation", "fidelity"])
 def test_the_few_images_of_a_model_are_those_that_an_adapted_one_draws(asked, monkeypatch, kind, size):
     monkeypatch.setattr(sampling, "numbered_below", lambda images, limit: (images, limit))
-    made, unet = LeeStudy(size), (artifact("unet"), 6)
+    made, unet = WuStudy(size), (artifact("unet"), 6)
     _, limit = made.few_images(kind, unet)
-    made.adapted_images(kind, unet=unet)
-    whole, drawn = asked
-    pairs = zip(whole.prompts, whole.numbers, strict=True)
-    assert [(p, k) for p, k in pairs if k < limit] == list(zip(drawn.prompts, drawn.numbers, strict=True))
-    assert (whole.stream, whole.generator) == (drawn.stream, drawn.generator)
-    assert made.adapted_images(kind) == made.few_images(kind) == (artifact(whole.stream), limit)  # the base's are a part
     made.adapted_images(kind, negative_prompt="Weird image. ")
     made.adapted_images(kind, lora=artifact("lora"))
-    assert [a.negative_prompt for a in asked[-2:]] == ["Weird image. ", ""] and "lora" in asked[-1].generator
-    assert all((a.prompts, a.numbers) == (drawn.prompts, drawn.numbers) for a in asked[-2:])
+    whole, *drawn = asked
+    pairs = [(p, k) for p, k in zip(whole.prompts, whole.numbers, strict=True) if k < limit]
+    assert all(pairs == list(zip(a.prompts, a.numbers, strict=True)) and a.stream == whole.stream for a in drawn)
+    assert made.adapted_images(kind) == made.few_images(kind) == (artifact(whole.stream), limit)  # the base's are a part
+    assert [a.negative_prompt for a in drawn] == ["Weird image. ", ""] and "lora" in drawn[1].generator
+
+
+def test_fewer_images_of_the_evaluation_prompts_are_the_first_of_all(asked):
+    made = LeeStudy("laptop")
+    made.evaluation_images(), made.evaluation_images(None, 2)
+    whole, few = ([*zip(a.prompts, a.numbers, strict=True)] for a in asked)
+    assert few == [(p, k) for p, k in whole if k < 2] and asked[0].stream == asked[1].stream
 
 
 def test_images_that_are_voted_on_share_no_start_noise_with_any_others(asked):

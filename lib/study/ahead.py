@@ -19,15 +19,29 @@ def make(study, wanted: Sequence[tuple]) -> None:
     made once. With a GPU or a single core nothing is done ahead, nor where one stage alone is missing: the study makes each
     when asked. An error in one is raised here.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if DEVICE.type != "cpu" or min(cores, len(wanted)) < 2:
+    if DEVICE.type != "cpu" or min(cores(), len(wanted)) < 2:
         return
     wanted = [w for i, w in enumerate(wanted) if w not in wanted[:i] and if_found(lambda w=w: _ask(study, *w)) is None]
     if len(wanted) < 2:
         return
-    with ProcessPoolExecutor(min(cores, len(wanted)), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        for done in as_completed([pool.submit(_one, type(study), study.name, *w) for w in wanted]):
+    try:
+        for done in as_completed([_pool().submit(_one, type(study), study.name, *w) for w in wanted]):
             done.result()
+    except BaseException:  # what waits is not begun; a pool that lost a process would refuse all that comes
+        _pool().shutdown(cancel_futures=True)
+        _pool.cache_clear()
+        raise
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@functools.cache
+def _pool() -> ProcessPoolExecutor:
+    """Processes of one thread, kept as long as this one: each takes seconds to import what stages need."""
+    return ProcessPoolExecutor(cores(), get_context("spawn"), torch.set_num_threads, (1,))
 
 
 def _ask(study, name: str, *arguments) -> bool:
