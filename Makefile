@@ -23,7 +23,7 @@ ALLOW_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 WRITABLE_HOME = $(shell test -d "$$HOME" && test -w "$$HOME" && echo "$$HOME" || mktemp -d)
 LAB = HOME="$(WRITABLE_HOME)" JUPYTER_PREFER_ENV_PATH=1 PYTHONPATH="$$PWD" $(RUN) -m jupyterlab $(ALLOW_ROOT)
 
-.PHONY: help env test reproduce smoke sturdy notebook report browser export bench pretrain stale lint clean
+.PHONY: help env test reproduce smoke publish sturdy notebook report browser export pack bench pretrain stale lint clean
 
 help:  ## this list
 	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' Makefile
@@ -34,12 +34,15 @@ env:  ## .venv with the exact versions of requirements.lock, and nothing else (V
 test: env  ## the tests (15 minutes or less)
 	$(RUN) -m pytest -q tests
 
-reproduce: env  ## run the stale notebooks, redraw their figures (SIZE=smoke, laptop or full)
+reproduce: env  ## run the stale notebooks into reports/yours, and hold them against ours (SIZE=smoke, laptop, evening, gpu, full)
 	$(RUN) -m lib.desk.run $(NOTEBOOKS) --size "$(SIZE)"$(if $(PATIENCE), --patient)
-	$(RUN) -m lib.desk.readme --size "$(SIZE)"
+	$(RUN) -m lib.desk.beside --size "$(SIZE)"
 
-smoke:  ## reproduce at the smallest size, into reports/smoke
+smoke:  ## reproduce at the smallest size
 	$(MAKE) reproduce SIZE=smoke
+
+publish: env  ## for maintainers: your run of a size becomes the committed one, and README is renewed from the largest
+	$(RUN) -m lib.desk.publish --size "$(SIZE)"
 
 sturdy: env  ## smoke with either precision, one and two threads, three other seeds
 	$(RUN) tests/sturdy.py
@@ -47,7 +50,7 @@ sturdy: env  ## smoke with either precision, one and two threads, three other se
 notebook: env  ## JupyterLab on notebooks/
 	$(LAB) notebooks/
 
-report: env  ## a site of the executed notebooks, reports/site/index.html
+report: env  ## a site of the executed notebooks, reports/yours/SIZE/site/index.html
 	$(RUN) -m lib.desk.site --size "$(SIZE)"
 
 browser: env  ## the site's pages and, in JupyterLab, notebook 04 with an edit, in headless Chromium
@@ -55,6 +58,9 @@ browser: env  ## the site's pages and, in JupyterLab, notebook 04 with an edit, 
 
 export: env  ## a trained model into a folder (MODEL=name TO=folder; without them: what there is)
 	$(RUN) -m lib.desk.export $(if $(MODEL),"$(MODEL)") $(if $(TO),"$(TO)") --size "$(SIZE)"
+
+pack: env  ## the study and the wheels that a GPU machine without network lacks, as one archive (TO=file)
+	$(RUN) -m lib.desk.pack $(if $(TO),"$(TO)")
 
 bench: env  ## speed of rendering, sampling, learning a reward and fine-tuning on this machine
 	$(RUN) -m lib.desk.bench
@@ -68,6 +74,6 @@ stale: env  ## name the notebooks that reproduce would run
 lint: env  ## ruff
 	$(RUN) -m ruff check .
 
-clean:  ## drop cached stages, executed notebooks and smoke results (keeps .venv, reports, training checkpoints)
+clean:  ## drop cached stages, executed notebooks and smoke results (keeps .venv, results, training checkpoints)
 	mkdir -p .cache && find .cache -mindepth 1 -maxdepth 1 ! -name pretrain -exec rm -rf {} +
-	rm -rf reports/smoke reports/notebooks reports/site .pytest_cache .ruff_cache
+	rm -rf reports/yours/smoke reports/yours/*/notebooks reports/yours/*/site .pytest_cache .ruff_cache

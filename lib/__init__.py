@@ -6,5 +6,5 @@ images    from prompts to images and what is measured in them: networks, models,
 feedback  who judges them: judges, labels, panel, votes, taste, choices
 methods   what is learnt from that: training; reward, denoising, finetune, rejection, preference, adaptation; ablation
 study     the stages that notebooks ask for by name: common, lee (LeeStudy), wu (WuStudy); ahead
-desk      what leaves a notebook: figures, charts, report, claims; run, readme, site, export, bench, environment
+desk      what leaves a notebook: figures, charts, report, claims; run, beside, publish, readme, site, export, pack; bench
 """

@@ -149,9 +149,9 @@ def run_in_jupyterlab(page: Page, folder: Path) -> None:
 
 def load_site(page: Page) -> None:
     """Load each page of the site; raises RuntimeError with the first message on a console."""
-    pages = sorted((ROOT / "reports" / "site").glob("*.html"))
+    pages = sorted((ROOT / "reports" / "yours").glob("*/site/*.html"))
     if not pages:
-        raise RuntimeError("there is no reports/site: run `make report` first")
+        raise RuntimeError("there is no site in reports/yours: run `make report` first")
     for path in pages:
         page.messages.clear()
         page.open(path.as_uri())

@@ -199,14 +199,14 @@ def test_claims_json_has_the_agreed_keys_and_the_readme_a_row_a_claim(reports):
     assert len(stored) == len(TABLE) and all(set(r) == set(claims.KEYS) for r in stored)
     (row,) = [r for r in stored if r["where"] == "Table 2"]
     assert (row["paper"], row["verdict"], row["value"], row["low"], row["n"]) == (PAPER, "reproduced", 0.344, 0.339, 96)
-    table = readme.markdown("laptop")
+    table = readme.markdown(reports / "laptop")
     assert table.count("\n| ") == len(TABLE) + 2  # with the head and the rule below it
     assert "[cannot be tested here](notebooks/07_rejection_sampling.ipynb): needs notebook 07" in table
     assert "| 34.4 % | 34.4 % [33.9, 34.9] | [reproduced](notebooks/02_human_feedback.ipynb) |" in table
 
 
-def test_without_claims_the_readme_says_not_run_yet():
-    assert readme.markdown("laptop") == "not run yet"
+def test_without_claims_the_readme_says_not_run_yet(reports):
+    assert readme.markdown(reports / "laptop") == "not run yet"
 
 
 @pytest.mark.parametrize(

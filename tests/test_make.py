@@ -12,8 +12,8 @@ import pytest
 from lib.ground.paths import ROOT
 
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
-TARGETS = ("env", "test", "reproduce", "smoke", "sturdy", "notebook", "report", "browser", "export", "bench", "pretrain",
-           "stale", "lint", "clean")  # fmt: skip
+TARGETS = ("env", "test", "reproduce", "smoke", "publish", "sturdy", "notebook", "report", "browser", "export", "pack",
+           "bench", "pretrain", "stale", "lint", "clean")  # fmt: skip
 SPACED = "/a b/ü/venv"
 # What an outer make, or a user, may have set; and not every system has a python3.
 OTHERS = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "VENV", "SIZE", "PYTHONPATH")
@@ -55,6 +55,8 @@ def test_reproduce_goes_through_the_strict_runner_at_the_asked_size():
     assert re.search(r"-m lib\.desk\.run .*--size .smoke.$", make("-n", "smoke"), re.M)
     assert re.search(r"-m lib\.desk\.site --size .laptop.$", make("-n", "report"), re.M)
     assert "lib.desk.site" not in make("-n", "reproduce")
+    assert re.search(r"-m lib\.desk\.beside --size .laptop.$", make("-n", "reproduce"), re.M)
+    assert re.search(r"-m lib\.desk\.publish --size .gpu.$", make("-n", "publish", "SIZE=gpu"), re.M)
     assert re.search(r"-m lib\.desk\.run --check .*--size .full.$", make("-n", "stale", "SIZE=full"), re.M)
 
 
@@ -66,6 +68,8 @@ def test_the_time_budget_reaches_pretraining():
 def test_a_model_and_a_folder_with_spaces_reach_the_export():
     exported = commands("export", "MODEL=LoRA, λ = 0", "TO=/my models/one", "SIZE=full")[-1]
     assert exported[1:] == ["-m", "lib.desk.export", "LoRA, λ = 0", "/my models/one", "--size", "full"]
+    assert commands("pack", "TO=/my files/one.tar.gz")[-1][1:] == ["-m", "lib.desk.pack", "/my files/one.tar.gz"]
+    assert commands("pack", TO="of another program")[-1][1:] == ["-m", "lib.desk.pack"]
     assert commands("export", MODEL="of another program")[-1][1:] == ["-m", "lib.desk.export", "--size", "laptop"]
 
 
@@ -126,7 +130,7 @@ def test_a_failing_runner_fails_make(tmp_path):
     (tmp_path / "venv" / "bin" / "python").chmod(0o755)
     command = ["make", "reproduce", "VENV=venv"]
     result = subprocess.run(command, cwd=tmp_path, env=PLAIN, capture_output=True, text=True)
-    assert result.returncode != 0 and "lib.desk.run" in result.stdout and "lib.desk.readme" not in result.stdout
+    assert result.returncode != 0 and "lib.desk.run" in result.stdout and "lib.desk.beside" not in result.stdout
 
 
 def test_the_pretraining_steps_share_out_the_whole_budget():

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lib.desk import readme, report
+from lib.desk import publish, readme, report
+from lib.ground import paths
+from lib.ground.sizes import SIZES
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +28,7 @@ def test_a_result_is_the_same_bytes_when_its_numbers_are_the_same(reports):
     first = path.read_bytes()
     report.write("table_2", [{"c": None, "a": 2, "b": 0.33333334}], "laptop", "02_feedback")
     assert path.read_bytes() == first
-    assert path == reports / "results" / "table_2.json"
+    assert path == reports / "laptop" / "results" / "table_2.json"
     assert report.read("table_2", "laptop") == [{"a": 2, "b": 0.333333, "c": None}]
 
 
@@ -35,10 +37,14 @@ def test_a_table_is_a_list_of_rows_in_its_order():
     assert report.read("t", "laptop") == [{"method": "z", "x": 1.5}, {"method": "a", "x": 2.0}]
 
 
-def test_smoke_results_never_land_among_a_readers(reports):
-    report.write("t", {"x": 1}, "smoke", "n")
-    put(size="smoke")
-    assert sorted(p.name for p in reports.iterdir()) == ["smoke"]
+def test_each_size_has_a_folder_of_its_own_below_the_readers(reports, monkeypatch):
+    for size in SIZES:
+        report.write("t", {"x": size}, size, "n")
+        put(size=size)
+    assert sorted(p.name for p in reports.iterdir()) == sorted(SIZES)
+    assert all(report.read("t", size) == {"x": size} and len(report.quality_table(size)) == 1 for size in SIZES)
+    monkeypatch.delenv("STUDY_REPORTS")
+    assert paths.reports("gpu") == paths.ROOT / "reports" / "yours" / "gpu" != paths.published("gpu")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), np.inf, np.array([1, np.nan]), {1, 2}, pd.NaT])
@@ -52,10 +58,8 @@ def test_a_quality_figure_replaces_its_older_self_and_the_list_is_sorted(reports
         put(name, value=0.2 if name == "alpha" else 0.1)
     put("zeta", value=0.15)
     put("zeta", value=30.2, low=None, high=None, size="full")
-    entries = json.loads((reports / "quality.json").read_text("utf-8"))
-    assert [(e["name"], e["size"], e["value"]) for e in entries] == [
-        ("alpha", "laptop", 0.2), ("zeta", "full", 30.2), ("zeta", "laptop", 0.15),
-    ]  # fmt: skip
+    entries = json.loads((reports / "laptop" / "quality.json").read_text("utf-8"))
+    assert [(e["name"], e["size"], e["value"]) for e in entries] == [("alpha", "laptop", 0.2), ("zeta", "laptop", 0.15)]
     assert set(entries[0]) == {"name", "value", "low", "high", "n", "seeds", "size", "notebook"}
     assert list(report.quality_table("laptop")["name"]) == ["alpha", "zeta"]
     assert list(report.quality_table("smoke").columns) == list(report.QUALITY)
@@ -67,11 +71,12 @@ def test_a_quality_figure_replaces_its_older_self_and_the_list_is_sorted(reports
 def test_a_quality_figure_outside_its_interval_or_without_number_is_refused(wrong, reports):
     with pytest.raises(ValueError):
         put(**wrong)
-    assert not (reports / "quality.json").exists()
+    assert not list(reports.rglob("quality.json"))
 
 
 def test_a_quality_list_with_an_unknown_key_is_refused(reports):
-    (reports / "quality.json").write_text('[{"name": "x", "colour": "red"}]')
+    (reports / "laptop").mkdir()
+    (reports / "laptop" / "quality.json").write_text('[{"name": "x", "colour": "red"}]')
     with pytest.raises(ValueError, match="unknown or missing keys: colour, high"):
         put()
 
@@ -85,18 +90,17 @@ def test_intervals_read_as_in_a_paper():
     assert report.interval(-1.234, None, None) == "-1.23"
 
 
-def test_the_readme_gets_its_values_once(tmp_path):
+def test_the_readme_gets_its_values_once(tmp_path, reports):
     put()
     report.timing("05_tuning", "laptop", 930.0, {"cores": 2})
     report.timing("06_trade", "laptop", 300.0, {"cores": 2})
-    report.timing("06_trade", "full", 9000.0, {"cores": 2})
     page = tmp_path / "README.md"
     page.write_text(
         "Up <!-- value:gain_percent -->?<!-- /value --> (<!-- value:gain_points --><!-- /value -->), "
         "<!-- value:minutes_05_tuning -->\n<!-- /value --> of "
         "<!-- value:minutes_total --><!-- /value --> min."
     )
-    values = readme.readme_values("laptop")
+    values = readme.readme_values(reports / "laptop")
     assert readme.fill_readme(page, values) is True
     assert readme.fill_readme(page, values) is False
     assert page.read_text("utf-8") == (
@@ -107,14 +111,14 @@ def test_the_readme_gets_its_values_once(tmp_path):
     )
 
 
-def test_a_notebook_opens_with_its_last_answer_and_its_minutes_at_each_size():
+def test_a_notebook_opens_with_its_last_answer_and_its_minutes_at_each_size(ours):
     assert "not run yet" in report.opening("05_tuning", "laptop").data
     report.answer("05_tuning", "12.7 % [2.0, 23.4]", "laptop")
     report.timing("05_tuning", "laptop", 930.0, {"cores": 2})
     report.timing("05_tuning", "smoke", 30.0, {"cores": 2})
     said = report.opening("05_tuning", "laptop").data
     assert "12.7 % [2.0, 23.4]" in said
-    assert "smoke: 0.5 min (2 cores); laptop: 15.5 min (2 cores); full: not run yet" in said
+    assert "smoke: 0.5 min (2 cores); laptop: 15.5 min (2 cores); evening: not run yet; gpu: not run yet" in said
     with pytest.raises(ValueError, match="one line"):
         report.answer("05_tuning", "two\nlines", "laptop")
 
@@ -133,6 +137,77 @@ def test_a_readme_marker_that_cannot_be_filled_is_an_error(tmp_path, text, why):
     assert page.read_text("utf-8") == text
 
 
-def test_a_smoke_run_leaves_the_readme_alone(monkeypatch):
-    monkeypatch.setattr(readme, "fill_readme", lambda *_: pytest.fail("README touched"))
-    assert readme.main(["--size", "smoke"]) == 0
+# ---- what we published -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ours(tmp_path, monkeypatch):
+    """The folder of what was published, empty."""
+    for module in (paths, publish):
+        monkeypatch.setattr(module, "ROOT", tmp_path / "study")
+    return tmp_path / "study" / "reports"
+
+
+def run_of(folder, **claim):
+    """A whole run, as small as can be, in a folder of reports that is called as its size."""
+    (folder / "results").mkdir(parents=True)
+    row = dict(where="Table 1", claim="It does.", paper_value=0.5, value=0.4, low=0.3, high=0.5, notebook="05_tuning",
+               verdict="reproduced") | claim  # fmt: skip
+    (folder / "claims.json").write_text(json.dumps([row]))
+    parts = [dict(name="Does it", unit="%", reason="", parts=[])]
+    (folder / "results" / "claim_parts.json").write_text(json.dumps({"rows": parts}))
+    (folder / "results" / "answer_05_tuning.json").write_text(json.dumps({"rows": {"text": f"It does at {folder.name}."}}))
+    took = dict(notebook="05_tuning", size=folder.name, seconds=600.0, machine={"gpu": "H100", "cores": 16})
+    (folder / "timings.json").write_text(json.dumps([took]))
+    (folder / "quality.json").write_text("[]")
+    (folder / "figures").mkdir()
+
+
+def test_before_a_notebook_ran_here_it_opens_with_the_answer_and_minutes_of_our_largest_size(ours):
+    run_of(ours / "evening")
+    run_of(ours / "smoke")
+    said = report.opening("05_tuning", "laptop").data
+    assert "(ours, size evening; size laptop was not run here yet): It does at evening." in said
+    assert "laptop: not run yet; evening: 10.0 min (H100, ours); gpu: not run yet" in said
+    report.answer("05_tuning", "Mine.", "laptop")
+    report.timing("05_tuning", "evening", 60.0, {"cores": 4})
+    said = report.opening("05_tuning", "laptop").data
+    assert "(size laptop): Mine." in said and "evening: 1.0 min (4 cores); gpu" in said
+
+
+def test_publishing_replaces_what_was_committed_and_renews_the_readme_from_the_largest_size(ours, reports, monkeypatch):
+    monkeypatch.setattr(publish, "is_fresh", lambda *_, **__: True)
+    for size in ("evening", "gpu", "smoke"):
+        run_of(reports / size)
+    (ours / "evening" / "figures").mkdir(parents=True)
+    (ours / "evening" / "figures" / "gone.png").touch()
+    readme_file = ours.parent / "README.md"
+    readme_file.write_text("At <!-- value:size --><!-- /value -->:<!-- value:figure --><!-- /value -->")
+    for size, largest in (("evening", "evening"), ("gpu", "gpu"), ("evening", "gpu"), ("smoke", "gpu")):
+        assert publish.main(["--size", size]) == 0
+        assert f"`{largest}`" in readme_file.read_text("utf-8")
+        assert f"](reports/{largest}/figures/frontier.png)" in readme_file.read_text("utf-8")
+    assert sorted(p.name for p in ours.iterdir()) == ["evening", "gpu", "smoke"]
+    assert sorted(p.name for p in (ours / "evening").rglob("*.*")) == [
+        "answer_05_tuning.json", "claim_parts.json", "claims.json", "quality.json", "timings.json",
+    ]  # fmt: skip
+
+
+def test_a_run_that_is_not_whole_is_not_published(ours, reports, monkeypatch, capsys):
+    run_of(reports / "gpu")
+    (ours.parent / "notebooks").mkdir(parents=True)
+    (ours.parent / "notebooks" / "05_tuning.ipynb").write_text('{"cells": []}')
+    assert publish.main(["--size", "gpu"]) == 1 and "05_tuning: run `make reproduce SIZE=gpu`" in capsys.readouterr().err
+    monkeypatch.setattr(publish, "is_fresh", lambda *_, **__: True)
+    (reports / "gpu" / "timings.json").unlink()
+    assert publish.main(["--size", "gpu"]) == 1 and "no timings.json" in capsys.readouterr().err
+    assert not ours.exists()
+
+
+def test_the_readme_says_what_our_largest_size_found():
+    best = paths.published(report.best_published())
+    text = (paths.ROOT / "README.md").read_text("utf-8")
+    values = readme.readme_values(best)
+    for name, shown in readme.MARKER.findall(text):
+        assert shown == values[name], f"{name} in README.md is not that of size {best.name}: run `make publish`"
+    assert (best / "figures" / f"{readme.FIGURE[0]}.png").exists()

@@ -214,6 +214,18 @@ def test_another_version_of_a_library_makes_a_notebook_stale(library, tmp_path, 
     assert library in versions((*fresh.COMPUTING, *fresh.DRAWING)) and fresh.fingerprint(toy, {}, "smoke") != before
 
 
+def test_a_run_with_other_libraries_is_stale_here_but_known_for_what_it_is(run, tmp_path, monkeypatch):
+    from lib.desk import fresh
+
+    toy = notebook(tmp_path, "toy", WRITES)
+    assert run(toy, "--size", "smoke").returncode == 0
+    here = fresh.libraries()
+    monkeypatch.setattr(fresh, "versions", lambda names: here | {"torch": "0.1"})
+    assert not fresh.is_fresh(toy, {}, "smoke") and fresh.is_fresh(toy, {}, "smoke", elsewhere=True)
+    notebook(tmp_path, "toy", WRITES, "size")
+    assert not fresh.is_fresh(toy, {}, "smoke", elsewhere=True)
+
+
 @pytest.mark.parametrize("setting", ["STUDY_BFLOAT16", "STUDY_SEED"])
 def test_another_setting_of_the_study_makes_a_notebook_stale(setting, tmp_path, monkeypatch):
     from lib.desk import fresh
@@ -302,7 +314,8 @@ def test_somebody_at_a_terminal_is_asked(answer, starts, monkeypatch):
         with pytest.raises(runner.Refused, match="^not started$"):
             runner.ask_for_patience("full", patient=False)
     assert len(asked) == 1 and "286 hours" in asked[0]
-    for size, patient, gpu in (("laptop", False, False), ("full", True, False), ("full", False, True)):
+    unasked = [("laptop", False, False), ("evening", False, False), ("full", True, False), ("full", False, True)]
+    for size, patient, gpu in unasked:
         monkeypatch.setattr(runner, "has_gpu", lambda gpu=gpu: gpu)
         runner.ask_for_patience(size, patient)
     assert len(asked) == 1

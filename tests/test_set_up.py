@@ -449,13 +449,13 @@ def test_a_clone_has_every_byte_whatever_its_owner_has_set(repository, tmp_path,
 
 @needs_git
 @pytest.mark.parametrize(
-    "path", ["lib/desk/run.py", "tests/x.py", "reports/quality.json", "reports/timings.json", "data/x.json"]
+    "path", ["lib/desk/run.py", "tests/x.py", "reports/gpu/quality.json", "reports/full/figures/x.png", "data/x.json"]
 )
 def test_git_keeps_the_study_and_its_results(repository, path):
     assert git(repository, "check-ignore", "-q", "--no-index", path, check=False).returncode == 1
 
 
 @needs_git
-@pytest.mark.parametrize("path", [".venv/x", ".cache/x", "reports/smoke/x", "reports/notebooks/x.ipynb", "reports/site/x"])
+@pytest.mark.parametrize("path", [".venv/x", ".cache/x", "reports/yours/smoke/x", "reports/yours/gpu/notebooks/x.ipynb"])
 def test_git_ignores_what_is_built(repository, path):
     assert git(repository, "check-ignore", "-q", "--no-index", path, check=False).returncode == 0

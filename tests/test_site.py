@@ -33,7 +33,7 @@ def shown(data, **metadata):
 def folders(tmp_path, monkeypatch):
     """Two executed notebooks, one that was not run, and a headline figure."""
     monkeypatch.setenv("STUDY_REPORTS", str(tmp_path / "reports"))
-    source, done = tmp_path / "notebooks", tmp_path / "reports" / "notebooks"
+    source, done = tmp_path / "notebooks", tmp_path / "reports" / "laptop" / "notebooks"
     source.mkdir()
     done.mkdir(parents=True)
     widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "half way"}
@@ -51,7 +51,7 @@ def folders(tmp_path, monkeypatch):
             nbformat.write(book, done / f"{stem}.ipynb")
     (done / "05_tuning.failed.ipynb").write_text("{}")
     (done / "06_trade.json").write_text(json.dumps({"outputs": {"figures/frontier.png": "x"}}))
-    pictures = tmp_path / "reports" / "figures"
+    pictures = tmp_path / "reports" / "laptop" / "figures"
     pictures.mkdir()
     (pictures / "frontier.png").write_bytes(base64.b64decode(DOT))
     (pictures / "frontier.txt").write_text('Chart. "base" at 40 & more.\n')
@@ -66,12 +66,12 @@ def build(folders, size="laptop"):
 def test_a_page_a_notebook_and_a_first_page_without_any_fault(folders):
     pages = build(folders)
     assert set(pages) == {"index.html", "05_tuning.html", "06_trade.html", "style.css"}
-    where = folders / "reports" / "site"
+    where = folders / "reports" / "laptop" / "site"
     assert [f for p in where.glob("*.html") for f in site.faults_of(p)] == []
     for name, text in pages.items():
         assert not re.search(r"<script|cdn|requirejs|mathjax", text, re.I), name
         assert not re.search(r"(src=|url\()[\"']?https?:", text), name
-    assert not (folders / "reports" / "site.partial").exists()
+    assert not (folders / "reports" / "laptop" / "site.partial").exists()
 
 
 def test_pages_lead_to_each_other_in_order_and_names_of_notebooks_are_links(folders):
@@ -100,11 +100,9 @@ def test_progress_bars_warnings_and_scripts_stay_out(folders):
 
 
 def test_a_smoke_site_says_that_its_numbers_mean_nothing(folders):
-    (folders / "reports" / "notebooks").rename(folders / "reports" / "n")
-    (folders / "reports" / "smoke").mkdir()
-    (folders / "reports" / "n").rename(folders / "reports" / "smoke" / "notebooks")
+    (folders / "reports" / "laptop").rename(folders / "reports" / "smoke")
     assert "mean nothing" in build(folders, "smoke")["index.html"]
-    assert not (folders / "reports" / "site").exists()
+    assert not (folders / "reports" / "laptop").exists()
 
 
 def test_the_claims_stand_on_the_first_page(folders):
@@ -142,10 +140,10 @@ def test_what_a_page_must_not_have_is_found(tmp_path, html, why):
 def test_a_faulty_page_is_refused_and_the_old_site_stays(folders):
     build(folders)
     broken = notebook("06 Trade", "![](https://x.org/a.png)")
-    nbformat.write(broken, folders / "reports" / "notebooks" / "06_trade.ipynb")
+    nbformat.write(broken, folders / "reports" / "laptop" / "notebooks" / "06_trade.ipynb")
     with pytest.raises(ValueError, match="06_trade.html"):
         build(folders)
-    assert "Chart. base 40" in (folders / "reports" / "site" / "06_trade.html").read_text("utf-8")
+    assert "Chart. base 40" in (folders / "reports" / "laptop" / "site" / "06_trade.html").read_text("utf-8")
 
 
 # ---- words of a figure -----------------------------------------------------------------------------------
@@ -158,7 +156,7 @@ def saved(tmp_path, monkeypatch):
 
     def save(figure):
         data, metadata = figures.save(figure, "drawn", "laptop")._repr_mimebundle_()
-        path = tmp_path / "figures" / "drawn.png"
+        path = tmp_path / "laptop" / "figures" / "drawn.png"
         assert data["image/png"] == path.read_bytes() and metadata["image/png"]["alt"] == figures.alt(path)
         return figures.alt(path)
 

@@ -46,7 +46,7 @@ def style() -> None:
 
 
 def save(figure: Figure, name: str, size: str) -> Figure:
-    """Write reports/figures/<name>.png without metadata, and its words in <name>.txt; returns the figure, to be shown."""
+    """Write figures/<name>.png of the run without metadata, and its words in <name>.txt; returns the figure, to be shown."""
     path = reports(size) / "figures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})

@@ -13,11 +13,17 @@ from lib.ground.paths import DATA, ROOT, reports
 from lib.ground.source import COMPUTING, DRAWING, code_digest, versions
 
 # Modules that show in no notebook.
-BESIDE = ("bench", "environment", "export", "fresh", "readme", "run", "site")
+BESIDE = ("bench", "beside", "environment", "export", "fresh", "pack", "publish", "readme", "run", "site")
 
 
-def fingerprint(notebook: Path, given: dict, size: str) -> str:
-    """Digest of all that decides what the notebook shows, but for results that it reads."""
+def libraries() -> dict[str, str]:
+    """Versions of what computes and draws here."""
+    return versions((*COMPUTING, *DRAWING))
+
+
+def fingerprint(notebook: Path, given: dict, size: str, run_with: dict | None = None) -> str:
+    """Digest of all that decides what the notebook shows, but for results that it reads; `run_with` are libraries other than
+    those here."""
     modules = [p for package in ("lib", "pretrain") for p in (ROOT / package).rglob("*.py") if p.stem not in BESIDE]
     data = [p for p in DATA.rglob("*") if p.is_file() and not p.name.startswith(".") and p.suffix != ".md"]
     return digest_of({
@@ -25,7 +31,7 @@ def fingerprint(notebook: Path, given: dict, size: str) -> str:
         "code": {p.relative_to(ROOT).as_posix(): code_digest(p.read_text("utf-8")) for p in modules},
         "parameters": {"size": size, **{name: repr(value) for name, value in given.items()}},
         "data": {p.relative_to(DATA).as_posix(): file_digest(p) for p in data},
-        "libraries": versions((*COMPUTING, *DRAWING)),
+        "libraries": libraries() if run_with is None else run_with,
         "settings": {name: os.environ.get(name, "") for name in ("STUDY_BFLOAT16", "STUDY_SEED")},
     })  # fmt: skip
 
@@ -35,8 +41,9 @@ def record_of(notebook: Path, size: str) -> Path:
     return reports(size) / "notebooks" / f"{notebook.stem}.json"
 
 
-def is_fresh(notebook: Path, given: dict, size: str) -> bool:
-    """Nothing that makes the notebook changed since its last run, nor anything that it wrote."""
+def is_fresh(notebook: Path, given: dict, size: str, elsewhere: bool = False) -> bool:
+    """Nothing that makes the notebook changed since its last run, nor anything that it wrote; it may have run `elsewhere`,
+    with other libraries."""
     try:
         record = json.loads(record_of(notebook, size).read_text("utf-8"))
         found = {name: file_digest(reports(size) / name) for name in record["outputs"]}
@@ -45,7 +52,7 @@ def is_fresh(notebook: Path, given: dict, size: str) -> bool:
     except (OSError, ValueError, KeyError):
         return False
     return (
-        record["fingerprint"] == fingerprint(notebook, given, size)
+        record["fingerprint"] == fingerprint(notebook, given, size, record["libraries"] if elsewhere else None)
         and record["outputs"] == found
         and record["inputs"] == read
         and record["quality"] == quality_of(notebook, size)
@@ -60,7 +67,7 @@ def digest_if_there(path: Path) -> str | None:
 
 def quality_of(notebook: Path, size: str) -> str:
     """Digest of the quality figures that carry the notebook's name."""
-    return digest_of([e for e in quality_entries(size) if Path(e["notebook"]).stem == notebook.stem])
+    return digest_of([e for e in quality_entries(reports(size)) if Path(e["notebook"]).stem == notebook.stem])
 
 
 def written(size: str) -> dict[str, int]:

@@ -1,31 +1,30 @@
-"""The numbers and the table of claims in README.md, written by code: `python -m lib.desk.readme --size SIZE`."""
+"""The numbers, the figure and the table of claims in README.md, from the best size that we published."""
 
-import argparse
-import json
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from lib.desk import report
 from lib.desk.claims import VERDICTS, shown
-from lib.desk.report import TIMING, interval, percent, points, quality_entries, read_list
+from lib.desk.report import TIMING, claims_of, interval, percent, points, quality_entries, read_list
 from lib.ground.cache import atomic_write
-from lib.ground.paths import ROOT, reports
 
+FIGURE = ("frontier", "Alignment against fidelity of the base model, the paper's three arms and two controls")
 MARKER = re.compile(r"<!-- value:(\w+) -->(.*?)<!-- /value -->", re.DOTALL)
 
 
-def readme_values(size: str) -> dict[str, str]:
-    """Text for each marker: NAME, NAME_percent and NAME_points of a quality figure, minutes_NOTEBOOK and minutes_total."""
-    values = {}
-    for entry in quality_entries(size):
+def readme_values(folder: Path) -> dict[str, str]:
+    """Text for each marker, of the reports in a folder that is called as their size.
+
+    NAME, NAME_percent and NAME_points of a quality figure, minutes_NOTEBOOK and minutes_total, claims, size and figure.
+    """
+    values = {"size": f"`{folder.name}`", "claims": markdown(folder)}
+    values["figure"] = f"\n![{FIGURE[1]}](reports/{folder.name}/figures/{FIGURE[0]}.png)\n"
+    for entry in quality_entries(folder):
         numbers = entry["value"], entry["low"], entry["high"]
         values[entry["name"]] = interval(*numbers)
         values[f"{entry['name']}_percent"] = percent(*numbers)
         values[f"{entry['name']}_points"] = points(*numbers)
-    timings = [t for t in read_list(reports(size) / "timings.json", TIMING) if t["size"] == size]
-    if timings:
+    if timings := read_list(folder / "timings.json", TIMING):
         values |= {f"minutes_{t['notebook']}": f"{t['seconds'] / 60:.1f}" for t in timings}
         values["minutes_total"] = f"{sum(t['seconds'] for t in timings) / 60:.0f}"
     return values
@@ -47,39 +46,19 @@ def fill_readme(readme: Path, values: Mapping[str, str]) -> bool:
     return filled != text
 
 
-def markdown(size: str) -> str:
-    """The stored claims as a table of Markdown, or a line that says there are none."""
-    path = reports(size) / "claims.json"
-    if not path.exists():
+def markdown(folder: Path) -> str:
+    """The claims stored in a folder of reports as a table of Markdown, or a line that says there are none."""
+    if not (folder / "claims.json").exists():
         return "not run yet"
     head = "| where | claim | paper | here [95 % interval] | verdict |\n| --- | --- | --- | --- | --- |\n"
     lines = []
-    for row, extra in zip(json.loads(path.read_text("utf-8")), report.read("claim_parts", size), strict=True):
-        unit = extra["unit"]
+    for row in claims_of(folder):
+        unit = row["unit"]
         here = shown(row["value"], unit)
         if row["low"] is not None:
             here += f" [{shown(row['low'], unit).split()[0]}, {shown(row['high'], unit).split()[0]}]"
         link = f"[{row['verdict']}](notebooks/{row['notebook']}.ipynb)"
-        link += f": {extra['reason']}" if row["verdict"] == VERDICTS[2] else ""
+        link += f": {row['reason']}" if row["verdict"] == VERDICTS[2] else ""
         cells = row["where"], row["claim"], shown(row["paper_value"], unit), here, link
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |\n")
     return "\n\n" + head + "".join(lines) + "\n"
-
-
-def main(argv: list[str] | None = None) -> int:
-    """`python -m lib.desk.readme --size SIZE`: write the measured numbers into README.md."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--size", default="laptop")
-    size = parser.parse_args(argv).size
-    if reports(size) != ROOT / "reports":  # a smoke test's numbers mean nothing; a trial's are not the README's
-        return 0
-    try:
-        fill_readme(ROOT / "README.md", readme_values(size) | {"claims": markdown(size)})
-    except (OSError, ValueError) as error:
-        print(f"report: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

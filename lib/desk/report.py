@@ -15,7 +15,7 @@ import pandas as pd
 from IPython.display import Markdown, display, update_display
 
 from lib.ground.cache import save_json
-from lib.ground.paths import ROOT, reports
+from lib.ground.paths import ROOT, published, reports
 from lib.ground.sizes import SIZES
 
 QUALITY = ("name", "value", "low", "high", "n", "seeds", "size", "notebook")
@@ -68,24 +68,37 @@ def quality(
         raise ValueError(f"{name}: value {value} lies outside its interval [{low}, {high}]")
     if not n > 0:
         raise ValueError(f"{name}: n must be at least 1, got {n}")
-    upsert(reports(size) / "quality.json", entry, ("name", "size"), QUALITY)
+    upsert(reports(size) / "quality.json", entry, ("name",), QUALITY)
 
 
-def quality_entries(size: str) -> list[dict]:
-    """The quality figures of one size."""
-    entries = read_list(reports(size) / "quality.json", QUALITY)
-    return [entry for entry in entries if entry["size"] == size]
+def quality_entries(folder: Path) -> list[dict]:
+    """The quality figures in a folder of reports: none where nothing was written."""
+    return read_list(folder / "quality.json", QUALITY)
 
 
 def quality_table(size: str) -> pd.DataFrame:
     """The quality figures of one size as a table, sorted by name."""
-    return pd.DataFrame(quality_entries(size), columns=QUALITY)
+    return pd.DataFrame(quality_entries(reports(size)), columns=QUALITY)
 
 
 def timing(notebook: str, size: str, seconds: float, machine: Mapping) -> None:
     """Put what a notebook's execution took into timings.json; with a warm cache that says little."""
     entry = dict(zip(TIMING, (notebook, size, round(seconds, 1), dict(machine)), strict=True))
-    upsert(reports(size) / "timings.json", plain(entry, notebook), ("notebook", "size"), TIMING)
+    upsert(reports(size) / "timings.json", plain(entry, notebook), ("notebook",), TIMING)
+
+
+# --- what was published -----------------------------------------------------------------------------
+
+
+def best_published() -> str | None:
+    """The largest size that we ran and committed; None where there is none. A smoke test's numbers mean nothing."""
+    return next((s for s in reversed(SIZES) if s != "smoke" and (published(s) / "claims.json").exists()), None)
+
+
+def claims_of(folder: Path) -> list[dict]:
+    """The claims in a folder of reports: each row of claims.json with its name, unit, reason and states of parts."""
+    rows, more = (json.loads((folder / name).read_text("utf-8")) for name in ("claims.json", "results/claim_parts.json"))
+    return [row | extra for row, extra in zip(rows, more["rows"], strict=True)]
 
 
 # --- a notebook's first screen ----------------------------------------------------------------------
@@ -99,16 +112,24 @@ class Opening(Markdown):
 
 
 def opening(notebook: str, size: str) -> Opening:
-    """The stored answer of the notebook's last run at this size, and the minutes of its last run at each."""
-    path = reports(size) / "results" / f"answer_{checked_name(notebook)}.json"
+    """The answer of the notebook's last run here at this size, or else ours, and the minutes of its last run at each."""
+    name, best = f"results/answer_{checked_name(notebook)}.json", best_published()
+    path, whose = reports(size) / name, f"size {size}"
+    if not path.exists() and best:
+        path, whose = published(best) / name, f"ours, size {best}; size {size} was not run here yet"
     text = json.loads(path.read_text("utf-8"))["rows"]["text"] if path.exists() else "not run yet"
-    took = {}
-    for entry in (e for s in SIZES for e in read_list(reports(s) / "timings.json", TIMING)):
-        if entry["notebook"] == notebook:
-            cores = entry["machine"].get("gpu") or f"{entry['machine'].get('cores')} cores"
-            took[entry["size"]] = f"{entry['seconds'] / 60:.1f} min ({cores})"
-    takes = "; ".join(f"{s}: {took.get(s, 'not run yet')}" for s in SIZES)
-    return Opening(f"**Answer in one line** (size {size}): {text}\n\n**Takes** (last run): {takes}")
+    takes = "; ".join(f"{s}: {took(notebook, s)}" for s in SIZES)
+    return Opening(f"**Answer in one line** ({whose}): {text}\n\n**Takes** (last run): {takes}")
+
+
+def took(notebook: str, size: str) -> str:
+    """The minutes of a notebook's last run of one size, here or else by us, and on what."""
+    for folder, whose in ((reports(size), ""), (published(size), ", ours")):
+        for entry in read_list(folder / "timings.json", TIMING):
+            if entry["notebook"] == notebook:
+                machine = entry["machine"].get("gpu") or f"{entry['machine'].get('cores')} cores"
+                return f"{entry['seconds'] / 60:.1f} min ({machine}{whose})"
+    return "not run yet"
 
 
 def answer(notebook: str, text: str, size: str) -> Markdown:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from lib.desk import parameters
 from lib.desk.fence import fence
-from lib.desk.fresh import digest_if_there, fingerprint, is_fresh, quality_of, record_of, written
+from lib.desk.fresh import digest_if_there, fingerprint, is_fresh, libraries, quality_of, record_of, written
 from lib.desk.report import timing
 from lib.ground.cache import file_digest, save_json
 from lib.ground.paths import CACHE, ROOT, reports
@@ -187,6 +187,7 @@ def execute(notebook: Path, given: dict, size: str) -> bool:
     reads.unlink(missing_ok=True)
     save_json(record, {
         "fingerprint": made_by,
+        "libraries": libraries(),
         "inputs": {name: digest_if_there(ROOT / name) for name in inputs},
         "outputs": {name: file_digest(reports(size) / name) for name in outputs},
         "quality": quality_of(notebook, size),

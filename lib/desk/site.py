@@ -156,7 +156,7 @@ def claims_table(size: str, titles: Mapping[str, str]) -> str:
     def link(match):
         return f"]({match[1]}.html)" if match[1] in titles else "](index.html)"
 
-    return str(markdown2html(re.sub(r"\]\(notebooks/(\w+)\.ipynb\)", link, readme.markdown(size))))
+    return str(markdown2html(re.sub(r"\]\(notebooks/(\w+)\.ipynb\)", link, readme.markdown(reports(size)))))
 
 
 # ---- what a page must not have ---------------------------------------------------------------------------

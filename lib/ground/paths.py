@@ -1,4 +1,4 @@
-"""Where things are: shipped data, the cache of finished stages, and the reports of each size."""
+"""Where things are: shipped data, the cache of finished stages, and two folders of reports a size: the reader's and ours."""
 
 import os
 from pathlib import Path
@@ -10,9 +10,14 @@ CACHE = Path(os.environ.get("STUDY_CACHE") or ROOT / ".cache").expanduser().abso
 
 
 def reports(size: str) -> Path:
-    """Folder of one size's results/, figures/ and notebooks/; `smoke` never shares one with a reader's.
+    """Folder of what a run of one size writes: results/, figures/, notebooks/, site/ and lists. Never committed.
 
-    The environment variable STUDY_REPORTS puts the whole tree elsewhere (the tests do).
+    The environment variable STUDY_REPORTS names another folder than reports/yours for all sizes.
     """
-    base = Path(os.environ.get("STUDY_REPORTS") or ROOT / "reports").expanduser().absolute()
-    return base / "smoke" if size == "smoke" else base
+    base = Path(os.environ.get("STUDY_REPORTS") or ROOT / "reports" / "yours").expanduser().absolute()
+    return base / size
+
+
+def published(size: str) -> Path:
+    """Folder of the committed results, figures and lists of one size, there or not; `make publish` alone writes it."""
+    return ROOT / "reports" / size

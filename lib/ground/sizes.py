@@ -45,6 +45,10 @@ class Size:
         check(self, "at least 1", held_out="at least 2", choosers=f"in [1, {self.users}]")
 
 
+# What each is for: smoke, a test of the machinery; laptop, the whole study with real effects and wide intervals, in half an
+# hour on two cores; evening, narrower intervals; gpu, the papers' numbers of prompts, images and labels on one GPU; full,
+# with their number of updates. Half of evening's updates gave nine tenths of its gain on the selection prompts: hence
+# laptop's 160.
 SIZES = {
     "smoke": Size(
         prompts=(8, 6, 6, 12), images=(4, 4, 4, 4), unlabelled=32, unseen_prompts=(6, 4, 4, 4), unseen_images=4,
@@ -54,12 +58,27 @@ SIZES = {
         preference_epochs=2, adaptation_updates=6, adapted_images=2, adapted_captions=80,
     ),
     "laptop": Size(
+        prompts=(54, 29, 40, 160), images=(10, 10, 6, 8), unlabelled=1_200, unseen_prompts=(30, 20, 15, 15),
+        unseen_images=8, evaluation_stride=1, evaluation_images=4, candidates=16, references=1_000, selection_images=6,
+        fidelity_captions=400, reward_seeds=3, reward_epochs=10, finetune_seeds=1, updates=160, batch=(40, 20),
+        pretraining=3_000, judged=1_000, held_out=8, choice_prompts=(400, 200), choosers=12, users=400, second_prompts=150,
+        preference_seeds=3, preference_epochs=4, adaptation_updates=120, adapted_images=2, adapted_captions=200,
+    ),
+    "evening": Size(
         prompts=(108, 58, 80, 354), images=(12, 12, 6, 8), unlabelled=3_000, unseen_prompts=(30, 20, 15, 15),
         unseen_images=12, evaluation_stride=1, evaluation_images=8, candidates=16, references=2_000,
         selection_images=16, fidelity_captions=1_000, reward_seeds=5, reward_epochs=10, finetune_seeds=2, updates=360,
         batch=(48, 24), pretraining=6_000, judged=2_000, held_out=10, choice_prompts=(900, 400), choosers=12, users=400,
         second_prompts=300, preference_seeds=5, preference_epochs=4, adaptation_updates=180, adapted_images=3,
         adapted_captions=400,
+    ),
+    "gpu": Size(
+        prompts=(108, 58, 80, 2_528), images=(60, 60, 30, 6), unlabelled=16_000, unseen_prompts=(30, 20, 40, 60),
+        unseen_images=24, evaluation_stride=1, evaluation_images=8, candidates=16, references=4_000, selection_images=16,
+        fidelity_captions=2_000, reward_seeds=3, reward_epochs=10, finetune_seeds=3, updates=2_000, batch=(256, 256),
+        pretraining=20_000, judged=4_000, held_out=10, choice_prompts=(3_500, 1_200), choosers=6, users=2_659,
+        second_prompts=1_000, preference_seeds=3, preference_epochs=4, adaptation_updates=600, adapted_images=4,
+        adapted_captions=1_000,
     ),
     "full": Size(
         prompts=(108, 58, 80, 2_528), images=(60, 60, 30, 6), unlabelled=16_000, unseen_prompts=(30, 20, 40, 60),
@@ -74,7 +93,7 @@ SIZES = {
 
 TRAINED = 5  # arms of `lib.study.lee.ARMS`
 TRIED = 4  # settings that notebook 05 tries, each after half and all updates
-LAPTOP_HOURS = 1.6  # measured once: all notebooks at size laptop, nothing cached, on two cores with bfloat16
+EVENING_HOURS = 1.6  # measured once: all notebooks at size evening, nothing cached, on two cores with bfloat16
 
 
 def work(size: Size) -> dict[str, int]:
@@ -97,8 +116,8 @@ def unet_runs(work) -> int:
 
 
 def cpu_hours(name: str) -> float:
-    """About how long a size takes on two CPU cores: as laptop does, in proportion to the U-Net's runs."""
-    return LAPTOP_HOURS * unet_runs(work(size_named(name))) / unet_runs(work(SIZES["laptop"]))
+    """About how long a size takes on two CPU cores: as evening does, in proportion to the U-Net's runs."""
+    return EVENING_HOURS * unet_runs(work(size_named(name))) / unet_runs(work(SIZES["evening"]))
 
 
 def size_named(name: str) -> Size:
