@@ -13,7 +13,7 @@ import torch
 from lib.feedback import choices, taste
 from lib.ground.cache import Artifact, digest_of
 from lib.ground.paths import MODELS
-from lib.ground.seeds import rng_of, seed_of
+from lib.ground.seeds import normals, rng_of, seed_of
 from lib.ground.sizes import GUIDANCE_SCALE, SAMPLING_STEPS
 from lib.images import embedding, models, sampling
 from lib.methods import adaptation, finetune, preference
@@ -102,7 +102,7 @@ class WuStudy(Study):
         rows = choices.groups(shown.prompts)
         drawn = [rng_of(seed_of("users", shown.prompts[r[0]])) for r in rows]
         users = [[name(u) for u in g.choice(self.size.users, self.size.choosers, replace=False)] for g in drawn]
-        return choices.choose(self.traits(images), rows, shown.digests, shown.prompts, users, self.taste, **how)
+        return choices.choose(self.traits(images), rows, shown, users, self.taste, **how)
 
     def liking(self, images: Artifact) -> np.ndarray:
         """How well the mean user likes each image: float [image]; the best that a score of images can be."""
@@ -148,11 +148,10 @@ class WuStudy(Study):
     @cached_property
     def aesthetic_weights(self) -> np.ndarray:
         """A linear predictor, on CLIP embeddings, of ratings of the labelled images without their prompts."""
-        images, noise = self.labelled_images, self.taste.noise
-        names = [f"critic-{i % self.size.users:05d}" for i in range(len(sampling.load_images(images)))]
-        own = taste.weights(names, self.taste)[:, 1:]
-        rngs = [rng_of(seed_of("rating", d)) for d in sampling.load_images(images).digests]
-        ratings = (own * self.traits(images)[:, 1:]).sum(1) + noise * np.array([g.standard_normal() for g in rngs])
+        images = self.labelled_images
+        names = sampling.load_images(images).names
+        own = taste.weights([f"critic-{i % self.size.users:05d}" for i in range(len(names))], self.taste)[:, 1:]
+        ratings = (own * self.traits(images)[:, 1:]).sum(1) + self.taste.noise * normals(names, "critic's rating")
         return preference.ridge(self.embeddings(images)[0], ratings)
 
     def aesthetic(self, images: Artifact) -> np.ndarray:
@@ -240,11 +239,11 @@ class WuStudy(Study):
         """Votes of the user study on two sets of images of the same prompts: bool [user, pair], True for `a`, with the
         prompt of each pair. Of the 120 prompts 100 are asked about; the users are none of those who chose."""
         first, second = sampling.load_images(a), sampling.load_images(b)
-        if first.prompts != second.prompts:
-            raise ValueError("a user study compares images of the same prompts in the same order")
+        if first.names != second.names:
+            raise ValueError("a user study compares two models' images of the same streams, prompts and numbers, in order")
         asked = [p for i, p in enumerate(dict.fromkeys(first.prompts)) if i % 6 < 5]
         rows = [i for i, p in enumerate(first.prompts) if p in set(asked)]
-        digests = [(first.digests[i], second.digests[i]) for i in rows]
         users = [f"voter-{i:02d}" for i in range(adaptation.USERS)]
-        found = adaptation.votes(self.traits(a)[rows], self.traits(b)[rows], digests, users, self.taste)
+        names = [first.names[i] for i in rows]
+        found = adaptation.votes(self.traits(a)[rows], self.traits(b)[rows], names, users, self.taste)
         return found, [first.prompts[i] for i in rows]
