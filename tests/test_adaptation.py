@@ -256,17 +256,18 @@ VOTERS = [f"voter-{i}" for i in range(20)]
 def sides(gap: float, count: int = 400):
     rng = np.random.default_rng(0)
     a = rng.standard_normal((count, 5))
-    return a + gap * np.array([1, 0, 0, 0, 0]), a, [f"image {i}" for i in range(count)]
+    return a + gap * np.array([1, 0, 0, 0, 0]), a, [(f"a{i}", f"b{i}") for i in range(count)]
 
 
 def test_swapping_the_sides_swaps_every_vote():
     for gap in (0.3, 1e-9):
         a, b, names = sides(gap)
         found = adaptation.votes(a, b, names, VOTERS, TasteSpec())
-        assert np.array_equal(found, ~adaptation.votes(b, a, names, VOTERS, TasteSpec()))
+        swapped = adaptation.votes(b, a, [pair[::-1] for pair in names], VOTERS, TasteSpec())
+        assert np.array_equal(found, ~swapped)
 
 
-def test_a_vote_depends_on_the_user_and_the_images_name_alone():
+def test_a_vote_depends_on_the_user_and_the_names_of_the_images_alone():
     a, b, names = sides(0.3)
     found = adaptation.votes(a, b, names, VOTERS, TasteSpec())
     order = np.random.default_rng(1).permutation(400)[:90]
@@ -274,6 +275,13 @@ def test_a_vote_depends_on_the_user_and_the_images_name_alone():
     assert np.array_equal(some[::-1], found[:, order])
     renamed = adaptation.votes(a, b, names[::-1], VOTERS, TasteSpec())
     assert 0.2 < (renamed != found).mean() < 0.6
+
+
+def test_two_images_that_are_liked_almost_alike_keep_their_votes_when_the_other_one_gets_ahead():
+    a, b, names = sides(1e-9)
+    ahead = adaptation.votes(a, b, names, VOTERS, TasteSpec(spread=0))
+    behind = adaptation.votes(a - [2e-9, 0, 0, 0, 0], b, names, VOTERS, TasteSpec(spread=0))
+    assert np.array_equal(ahead, behind) and ahead.mean() == pytest.approx(0.5, abs=0.03)
 
 
 def test_equal_images_halve_the_votes_and_better_ones_win_as_often_as_users_like_them():
@@ -364,17 +372,20 @@ def test_arms_differ_from_the_adapted_model_in_what_their_names_say(adapted):
 
 def test_the_user_study_asks_about_a_hundred_prompts(monkeypatch):
     texts = [p for p in prompts.evaluation_prompts() for _ in range(2)]
-    shown = {side: SimpleNamespace(prompts=texts, names=[f"image {i}" for i in range(240)]) for side in "ab"}
-    shown["c"] = SimpleNamespace(prompts=texts, names=[f"other image {i}" for i in range(240)])
+    rng, same = np.random.default_rng(0), [f"image {i}" for i in range(240)]  # two models from one start noise
+    shown = {f"made {x}": SimpleNamespace(prompts=texts, names=same, traits=rng.normal(size=(240, 5))) for x in "ab"}
     monkeypatch.setattr(sampling, "load_images", shown.get)
-    monkeypatch.setattr(WuStudy, "traits", lambda self, a: np.zeros((240, 5)))
+    monkeypatch.setattr(WuStudy, "traits", lambda self, made: shown[made].traits)
     made = WuStudy("laptop")
     made.taste = TasteSpec()
-    found, asked = made.study_votes("a", "b")
+    images = {"adapted": "made a", "base": "made b"}
+    found, asked = made.study_votes(images, "adapted", "base")
     assert found.shape == (20, 200) and len(set(asked)) == 100
     assert {prompts.parse(p).category for p in asked} == {"count", "colour", "background"}
-    with pytest.raises(ValueError, match="^a user study compares two models' images of the same streams"):
-        made.study_votes("a", "c")
+    assert np.array_equal(made.study_votes(images, "base", "adapted")[0], ~found) and 0.3 < found.mean() < 0.7
+    shown["made b"].prompts = texts[::-1]
+    with pytest.raises(ValueError, match="^a user study compares images of the same prompts in the same order$"):
+        made.study_votes(images, "adapted", "base")
 
 
 def test_liking_is_the_sum_of_what_each_trait_adds_at_the_mean_users_weight(monkeypatch):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lib.feedback.labels import refuse_strangers
-from lib.feedback.taste import MOST, TasteSpec, chances, last_place, weights
+from lib.feedback.taste import MOST, TasteSpec, last_place, weights
 from lib.ground.cache import atomic_write
 from lib.ground.checks import finite
 from lib.ground.seeds import name_of, rng_of, uniforms
@@ -46,15 +46,16 @@ def choose(
     groups_of_choices = np.repeat(np.arange(len(rows)), [len(group) for group in users])
     who, rows = [name for group in users for name in group], rows[groups_of_choices]
     distinct, at = np.unique(who, return_inverse=True)
-    liking = np.einsum("cit,ct->ci", values[rows], weights(distinct.tolist(), spec)[at])  # -1: an image that does not count
-    given, last = rows >= 0, last_place(rows)
-    p = chances(liking.ravel(), np.where(given, np.arange(rows.size).reshape(rows.shape), -1), spec.noise)
-    p = given / given.sum(1, keepdims=True) if coin else p
-    names, kind = shown.names, "coin" if coin else "choice" if position else "guess"
-    choices = [name_of(name, *(names[i] for i in row if i >= 0)) for name, row in zip(who, rows.tolist(), strict=True)]
-    chosen = np.minimum((uniforms(choices, kind)[:, None] > p.cumsum(1)).sum(1), last)  # a sum of chances may be 1 - 1e-16
+    liking = np.einsum("cit,ct->ci", values[rows], weights(distinct.tolist(), spec)[at]) / spec.noise
+    # The highest liking with Gumbel noise, each image's own: as likely as `taste.chances` says, and few choices change when
+    # likings change a little.
+    kind, names = "coin" if coin else "choice" if position else "guess", shown.names
+    looks = [name_of(name, names[i]) for name, row in zip(who, rows.tolist(), strict=True) for i in row]
+    noise = -np.log(-np.log(uniforms(looks, kind))).reshape(rows.shape)
+    chosen = np.where(rows >= 0, noise if coin else liking + noise, -np.inf).argmax(1)
     if position and not coin:
-        chosen = np.where(uniforms(choices, "last unseen") < spec.last, last, chosen)
+        shown_to = [name_of(name, *(names[i] for i in row if i >= 0)) for name, row in zip(who, rows.tolist(), strict=True)]
+        chosen = np.where(uniforms(shown_to, "last unseen") < spec.last, last_place(rows), chosen)
     return checked(pd.DataFrame({
         "prompt": [shown.prompts[i] for i in rows[:, 0]],
         "images": [[shown.digests[i] for i in row if i >= 0] for row in rows.tolist()],

@@ -135,9 +135,8 @@ def differences(a: Side, b: Side, question: str, spec: VoteSpec = VoteSpec()) ->
     """
     if a.prompts != b.prompts:
         raise ValueError("two sides are compared on the same prompts in the same order")
-    # A rater's noise belongs to the name. Two models' images of one start noise have one name: their noise would be the same
-    # and cancel, as if raters compared them without error. Noise of each side's own would need to know which side is which,
-    # by something other than names or the order of the arguments, and there is nothing of the kind.
+    # A rater's noise belongs to the image's name. Two models' images of one start noise have one name: their noise would be
+    # the same and cancel, as if raters compared them without error. The study draws each side from a stream of its own.
     if shared := [p for p, x, y in zip(a.prompts, a.names, b.names, strict=True) if set(x) & set(y)]:
         count = f"{len(shared)} of {len(a.prompts)} prompts, such as {shared[0]!r}"
         raise ValueError(f"the two sides have an image of the same name (stream, prompt, number) for {count}: their raters' "

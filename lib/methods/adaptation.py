@@ -17,7 +17,7 @@ from lib.ground import checkpoint
 from lib.ground.cache import Artifact, stage
 from lib.ground.checks import finite
 from lib.ground.domains import check
-from lib.ground.seeds import seed_of, torch_seed, uniforms
+from lib.ground.seeds import name_of, seed_of, torch_seed, uniforms
 from lib.methods.finetune import Pairs, draw, losses_of, step
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and much of the study needs no generator
@@ -158,19 +158,24 @@ def adapted(
 # ---- the user study ------------------------------------------------------------------------------------------------
 
 
-def votes(a: np.ndarray, b: np.ndarray, names: Sequence[str], users: Sequence[str], taste: TasteSpec) -> np.ndarray:
+def votes(
+    a: np.ndarray, b: np.ndarray, names: Sequence[tuple[str, str]], users: Sequence[str], taste: TasteSpec
+) -> np.ndarray:
     """Which of two images each simulated user prefers: bool [user, pair], True for the first.
 
-    `a`, `b` traits in their units, float [pair, trait]; `names` those of the images, the same for both of a pair, as two
-    models draw them from one start noise. The images lie side by side in an order drawn for each user, so that taking one
-    unseen is a coin's toss. Swapping the sides swaps the votes: what is drawn by user and name is whether the vote goes to
-    the image that the user likes better. Every other user votes for the first of two that are liked equally.
+    `a`, `b` traits in their units, float [pair, trait]; `names` of both images, with their models: two models' images of one
+    start noise have one name. The images lie side by side in an order drawn for each user, so that taking one unseen is a
+    coin's toss. A vote depends on the user and the two images alone: swapping the sides swaps the votes. Every other user
+    votes for the first of two images that are liked exactly alike.
     """
     gap = weights(users, taste) @ (finite("traits", a) - finite("traits", b)).T / taste.noise
-    for_liked = (1 - taste.last) / (1 + np.exp(-np.abs(gap))) + taste.last / 2
-    drawn = np.stack([uniforms(names, "study", user) for user in users])
-    even = np.arange(len(users))[:, None] % 2 == 0
-    return np.where(gap == 0, even, (drawn < for_liked) == (gap > 0))
+    chance = (1 - taste.last) / (1 + np.exp(-gap)) + taste.last / 2
+    # One threshold, at the chance of the name that comes first: it moves as little as the chance does. To draw whether the
+    # vote goes to the image that is liked better would need no order, but turn over all votes on two that are liked alike.
+    pairs, turned = [name_of(*sorted(pair)) for pair in names], np.array([x > y for x, y in names])
+    drawn = np.stack([uniforms(pairs, "study", user) for user in users])
+    for_first = np.where(turned, drawn >= 1 - chance, drawn < chance)
+    return np.where(gap == 0, np.arange(len(users))[:, None] % 2 == 0, for_first)
 
 
 def majorities(found: np.ndarray) -> np.ndarray:

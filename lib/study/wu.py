@@ -3,6 +3,7 @@
 Users see through judge-a and the features of votes on fidelity; judge-b and the features of the Fréchet distance audit.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 
@@ -13,7 +14,7 @@ import torch
 from lib.feedback import choices, taste
 from lib.ground.cache import Artifact, digest_of
 from lib.ground.paths import MODELS
-from lib.ground.seeds import normals, rng_of, seed_of
+from lib.ground.seeds import name_of, normals, rng_of, seed_of
 from lib.ground.sizes import GUIDANCE_SCALE, SAMPLING_STEPS
 from lib.images import embedding, models, sampling
 from lib.methods import adaptation, finetune, preference
@@ -235,15 +236,15 @@ class WuStudy(Study):
         settings = dict(guidance_scale=GUIDANCE_SCALE, steps=SAMPLING_STEPS, negative_prompt=negative_prompt)
         return sampling.sampled(load, generator, *grid, kind, **settings)
 
-    def study_votes(self, a: Artifact, b: Artifact) -> tuple[np.ndarray, list[str]]:
-        """Votes of the user study on two sets of images of the same prompts: bool [user, pair], True for `a`, with the
-        prompt of each pair. Of the 120 prompts 100 are asked about; the users are none of those who chose."""
-        first, second = sampling.load_images(a), sampling.load_images(b)
-        if first.names != second.names:
-            raise ValueError("a user study compares two models' images of the same streams, prompts and numbers, in order")
+    def study_votes(self, images: Mapping[str, Artifact], a: str, b: str) -> tuple[np.ndarray, list[str]]:
+        """Votes of the user study on two models' images of the same prompts, given by the model's name: bool [user, pair],
+        True for `a`, with the prompt of each pair. Of the 120 prompts 100 are asked about; the users are none who chose."""
+        first, second = (sampling.load_images(images[model]) for model in (a, b))
+        if first.prompts != second.prompts:
+            raise ValueError("a user study compares images of the same prompts in the same order")
         asked = [p for i, p in enumerate(dict.fromkeys(first.prompts)) if i % 6 < 5]
         rows = [i for i, p in enumerate(first.prompts) if p in set(asked)]
+        names = [(name_of(a, first.names[i]), name_of(b, second.names[i])) for i in rows]
         users = [f"voter-{i:02d}" for i in range(adaptation.USERS)]
-        names = [first.names[i] for i in rows]
-        found = adaptation.votes(self.traits(a)[rows], self.traits(b)[rows], names, users, self.taste)
+        found = adaptation.votes(self.traits(images[a])[rows], self.traits(images[b])[rows], names, users, self.taste)
         return found, [first.prompts[i] for i in rows]
