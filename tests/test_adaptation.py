@@ -262,23 +262,40 @@ def sides(gap: float, count: int = 400):
 
 
 def test_swapping_the_sides_swaps_every_vote():
-    a, b, digests = sides(0.3)
-    found = adaptation.votes(a, b, digests, VOTERS, TasteSpec())
-    swapped = adaptation.votes(b, a, [d[::-1] for d in digests], VOTERS, TasteSpec())
-    assert np.array_equal(found, ~swapped)
+    for gap in (0.3, 1e-9):
+        a, b, names = sides(gap)
+        found = adaptation.votes(a, b, names, VOTERS, TasteSpec())
+        swapped = adaptation.votes(b, a, [pair[::-1] for pair in names], VOTERS, TasteSpec())
+        assert np.array_equal(found, ~swapped)
+
+
+def test_a_vote_depends_on_the_user_and_the_names_of_the_images_alone():
+    a, b, names = sides(0.3)
+    found = adaptation.votes(a, b, names, VOTERS, TasteSpec())
+    order = np.random.default_rng(1).permutation(400)[:90]
+    some = adaptation.votes(a[order], b[order], [names[i] for i in order], VOTERS[::-1], TasteSpec())
+    assert np.array_equal(some[::-1], found[:, order])
+    renamed = adaptation.votes(a, b, names[::-1], VOTERS, TasteSpec())
+    assert 0.2 < (renamed != found).mean() < 0.6
+
+
+def test_two_images_that_are_liked_almost_alike_keep_their_votes_when_the_other_one_gets_ahead():
+    a, b, names = sides(1e-9)
+    ahead = adaptation.votes(a, b, names, VOTERS, TasteSpec(spread=0))
+    behind = adaptation.votes(a - [2e-9, 0, 0, 0, 0], b, names, VOTERS, TasteSpec(spread=0))
+    assert np.array_equal(ahead, behind) and ahead.mean() == pytest.approx(0.5, abs=0.03)
 
 
 def test_equal_images_halve_the_votes_and_better_ones_win_as_often_as_users_like_them():
     taste = TasteSpec(spread=0.0)
-    assert adaptation.votes(*sides(0.0), VOTERS, taste).mean() == pytest.approx(0.5, abs=0.02)
+    assert adaptation.votes(*sides(1e-9), VOTERS, taste).mean() == pytest.approx(0.5, abs=0.02)
     expected = (1 - taste.last) / (1 + np.exp(-taste.match * 0.8 / taste.noise)) + taste.last / 2
     assert adaptation.votes(*sides(0.8), VOTERS, taste).mean() == pytest.approx(expected, abs=0.02)
     assert adaptation.votes(*sides(-0.8), VOTERS, taste).mean() == pytest.approx(1 - expected, abs=0.02)
 
 
 def test_images_that_are_the_same_pixel_for_pixel_share_the_votes():
-    a, b, digests = sides(0.0, 30)
-    found = adaptation.votes(a, a, [(x, x) for x, _ in digests], VOTERS, TasteSpec())
+    found = adaptation.votes(*sides(0.0, 30), VOTERS, TasteSpec())
     assert (found.sum(0) == 10).all() and not adaptation.majorities(found).any()
 
 
@@ -306,7 +323,7 @@ def adapted(monkeypatch):
     texts, rng = [f"prompt {i // 8}" for i in range(24)], np.random.default_rng(3)
     pixels = rng.integers(0, 256, (24, 64, 64, 3)).astype(np.uint8)
     scores = {False: 3 * rng.standard_normal(24), True: 0.01 * rng.standard_normal(24)}
-    shown = sampling.ImageSet(pixels, texts, list(range(24)), [f"d{i}" for i in range(24)])
+    shown = sampling.ImageSet(pixels, "pool", texts, list(range(24)), [f"d{i}" for i in range(24)])
     made = WuStudy("smoke")
     monkeypatch.setattr(WuStudy, "pool", [Artifact("images", "pool", None, "digest of pool", 0.0)])
     monkeypatch.setattr(WuStudy, "base_digest", "digest of base")
@@ -357,14 +374,20 @@ def test_arms_differ_from_the_adapted_model_in_what_their_names_say(adapted):
 
 def test_the_user_study_asks_about_a_hundred_prompts(monkeypatch):
     texts = [p for p in prompts.evaluation_prompts() for _ in range(2)]
-    shown = {side: SimpleNamespace(prompts=texts, digests=[f"{side}{i}" for i in range(240)]) for side in "ab"}
+    rng, same = np.random.default_rng(0), [f"image {i}" for i in range(240)]  # two models from one start noise
+    shown = {f"made {x}": SimpleNamespace(prompts=texts, names=same, traits=rng.normal(size=(240, 5))) for x in "ab"}
     monkeypatch.setattr(sampling, "load_images", shown.get)
-    monkeypatch.setattr(WuStudy, "traits", lambda self, a: np.zeros((240, 5)))
+    monkeypatch.setattr(WuStudy, "traits", lambda self, made: shown[made].traits)
     made = WuStudy("laptop")
     made.taste = TasteSpec()
-    found, asked = made.study_votes("a", "b")
+    images = {"adapted": "made a", "base": "made b"}
+    found, asked = made.study_votes(images, "adapted", "base")
     assert found.shape == (20, 200) and len(set(asked)) == 100
     assert {prompts.parse(p).category for p in asked} == {"count", "colour", "background"}
+    assert np.array_equal(made.study_votes(images, "base", "adapted")[0], ~found) and 0.3 < found.mean() < 0.7
+    shown["made b"].prompts = texts[::-1]
+    with pytest.raises(ValueError, match="^a user study compares images of the same prompts in the same order$"):
+        made.study_votes(images, "adapted", "base")
 
 
 def test_liking_is_the_sum_of_what_each_trait_adds_at_the_mean_users_weight(monkeypatch):
@@ -377,7 +400,8 @@ def test_liking_is_the_sum_of_what_each_trait_adds_at_the_mean_users_weight(monk
 
 def test_a_choosers_guess_is_made_by_somebody_else(monkeypatch):
     made, texts = WuStudy("smoke"), [f"prompt {i // 4}" for i in range(40)]
-    shown = SimpleNamespace(prompts=texts, digests=[f"d{i}" for i in range(40)])
+    digests = [f"d{i}" for i in range(40)]
+    shown = sampling.ImageSet(np.zeros((40, 0)), "choices", texts, list(range(40)), digests)
     monkeypatch.setattr(sampling, "load_images", lambda images: shown)
     monkeypatch.setattr(WuStudy, "traits", lambda self, images: np.zeros((40, 5)))
     made.taste = TasteSpec()

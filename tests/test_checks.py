@@ -62,9 +62,11 @@ def test_where_nan_means_missing_only_the_infinite_is_refused():
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(2, 40, 4))
-PROMPTS, DIGESTS = ["Two dogs"] * 4 + ["A red colored apple"] * 4, [f"image {i}" for i in range(8)]
+PROMPTS, NAMES = ["Two dogs"] * 4 + ["A red colored apple"] * 4, [f"image {i}" for i in range(8)]
 SEEN = {h: np.full((8, n), 1 / n) for h, n in networks.HEADS.items()}
-SIDE = votes.side(SEEN, np.zeros(8), DIGESTS, PROMPTS)
+SHOWN = sampling.ImageSet(np.zeros((8, 1, 1, 3), np.uint8), "labelled", PROMPTS, list(range(8)), NAMES)
+SIDE = votes.side(SEEN, np.zeros(8), NAMES, PROMPTS)
+OTHER = votes.side(SEEN, np.zeros(8), SHOWN.names, PROMPTS)
 ROWS = np.arange(8).reshape(2, 4)
 EIGHT = np.linspace(0.1, 0.9, 8)
 TRAITS = RNG.normal(size=(8, 5))
@@ -90,24 +92,24 @@ MADE = {
     "realism": (lambda x: votes.realism(x, Y), X),
     "realism, real": (lambda x: votes.realism(Y, x), X),
     "spread within prompts": (lambda x: votes.spread_within(x, PROMPTS), EIGHT),
-    "realism of a side": (lambda x: votes.side(SEEN, x, DIGESTS, PROMPTS), EIGHT),
-    "tie band": (lambda x: votes.tie_band(with_side(x), SIDE, "alignment"), SIDE.strength["alignment"]),
-    "answers": (lambda x: votes.answers(SIDE, with_side(x), "fidelity", 0.5), SIDE.strength["fidelity"]),
-    "answers, by the band": (lambda x: votes.answers(SIDE, SIDE, "fidelity", float(x)), np.array(0.5)),
+    "realism of a side": (lambda x: votes.side(SEEN, x, NAMES, PROMPTS), EIGHT),
+    "tie band": (lambda x: votes.tie_band(with_side(x), OTHER, "alignment"), SIDE.strength["alignment"]),
+    "answers": (lambda x: votes.answers(OTHER, with_side(x), "fidelity", 0.5), SIDE.strength["fidelity"]),
+    "answers, by the band": (lambda x: votes.answers(OTHER, SIDE, "fidelity", float(x)), np.array(0.5)),
     "tally": (lambda x: votes.tally(x, PROMPTS[3:5]), np.ones((len(EVALUATORS), 2))),
     "verdict of a judge": (lambda x: judges.verdicts(SEEN | {"count": x}, PROMPTS), SEEN["count"]),
     "chances of attributes": (lambda x: judges.attribute_chances(SEEN | {"object": x}, PROMPTS), SEEN["object"]),
-    "label": (lambda x: panel.rate(SEEN | {"object": x}, DIGESTS, PROMPTS, "ann"), SEEN["object"]),
-    "label, by the count": (lambda x: panel.label_by_two(SEEN | {"count": x}, DIGESTS, PROMPTS), SEEN["count"]),
-    "strength": (lambda x: panel.strengths(SEEN | {"colour": x}, DIGESTS, PROMPTS, "ann"), SEEN["colour"]),
+    "label": (lambda x: panel.rate(SEEN | {"object": x}, NAMES, PROMPTS, ["ann"]), SEEN["object"]),
+    "label, by the count": (lambda x: panel.label_by_two(SEEN | {"count": x}, SHOWN), SEEN["count"]),
+    "strength": (lambda x: panel.strengths(SEEN | {"colour": x}, NAMES, PROMPTS, ["ann"]), SEEN["colour"]),
     "foreground": (taste.size_and_placement, GREY),
     "traits": (lambda x: taste.traits(SEEN, PROMPTS, x, np.zeros((8, 4, 4, 3), np.uint8)), EIGHT),
     "trait units": (lambda x: taste.trait_units(x, PROMPTS), TRAITS),
     "chances of choices": (lambda x: taste.chances(x, ROWS, 1.0), EIGHT),
     "chances of choices, by noise": (lambda x: taste.chances(EIGHT, ROWS, float(x)), np.array(0.5)),
-    "choice": (lambda x: choices.choose(x, ROWS, DIGESTS, PROMPTS, [["u"], ["v"]], taste.TasteSpec()), TRAITS),
+    "choice": (lambda x: choices.choose(x, ROWS, SHOWN, [["u"], ["v"]], taste.TasteSpec()), TRAITS),
     "choice of a coin": (
-        lambda x: choices.choose(x, ROWS, DIGESTS, PROMPTS, [["u"], ["v"]], taste.TasteSpec(), coin=True), TRAITS),
+        lambda x: choices.choose(x, ROWS, SHOWN, [["u"], ["v"]], taste.TasteSpec(), coin=True), TRAITS),
     "calibrated noise": (lambda x: taste.calibrated(x, ROWS, taste.TasteSpec(), 0.3), TRAITS),
     "unit length": (embedding.unit, X),
     "CLIP score": (lambda x: embedding.clip_score(X, x), Y),
@@ -138,7 +140,7 @@ MADE = {
     "selection": (lambda x: adaptation.select(x, POOL, np.ones(32, bool), 0.5), X.ravel()[:32]),
     "selection, by what is usable": (lambda x: adaptation.select(X.ravel()[:32], POOL, x, 0.5), np.ones(32)),
     "user study": (
-        lambda x: adaptation.votes(x, TRAITS[:2], [("a", "b"), ("c", "d")], ["u"], taste.TasteSpec()), TRAITS[2:4]),
+        lambda x: adaptation.votes(x, TRAITS[:2], ["a", "b"], ["u"], taste.TasteSpec()), TRAITS[2:4]),
     "majorities": (adaptation.majorities, np.ones((3, 2))),
     "ceiling": (lambda x: finetune.ceiling(x, np.ones(8)), EIGHT),
     "ceiling, by labels": (lambda x: finetune.ceiling(EIGHT, x), np.ones(8)),

@@ -10,6 +10,7 @@ from lib.feedback import choices, taste
 from lib.feedback.choices import choose
 from lib.feedback.taste import PAPER_LAST, TRAITS, TasteSpec, chances, expected_guess
 from lib.images.networks import HEADS
+from lib.images.sampling import ImageSet
 from lib.world.scenes import BACKGROUNDS, Scene, render
 
 RNG = np.random.default_rng(0)
@@ -18,11 +19,12 @@ ROWS = np.arange(4 * GROUPS).reshape(GROUPS, 4)
 VALUES = RNG.standard_normal((4 * GROUPS, len(TRAITS)))
 DIGESTS = [f"image {i}" for i in range(4 * GROUPS)]
 PROMPTS = [f"prompt {i // 4}" for i in range(4 * GROUPS)]
+SHOWN = ImageSet(np.zeros((4 * GROUPS, 1, 1, 3), np.uint8), "choices", PROMPTS, [i % 4 for i in range(4 * GROUPS)], DIGESTS)
 USERS = [[taste.user(i % 50)] for i in range(GROUPS)]
 
 
 def chosen(spec=TasteSpec(), users=USERS, values=VALUES, **how):
-    return choose(values, ROWS, DIGESTS, PROMPTS, users, spec, **how)
+    return choose(values, ROWS, SHOWN, users, spec, **how)
 
 
 # ---- what users see -----------------------------------------------------------------------------------------------
@@ -126,8 +128,26 @@ def test_each_user_has_tastes_of_their_own_around_the_mean_ones():
 
 def test_a_choice_depends_on_the_user_and_the_images_alone():
     some = [5, 17, 100]
-    part = choose(VALUES, ROWS[some], DIGESTS, PROMPTS, [USERS[i] for i in some], TasteSpec())
+    part = choose(VALUES, ROWS[some], SHOWN, [USERS[i] for i in some], TasteSpec())
     assert part.chosen.tolist() == chosen().chosen[some].tolist()
+
+
+def test_groups_of_two_and_three_are_chosen_from_as_their_chances_say_and_never_beyond_their_last_image():
+    same, users = np.tile(VALUES[:4], (GROUPS, 1)), [[taste.user(u) for u in range(4)]] * GROUPS
+    for size in (2, 3):
+        rows = np.where(np.arange(4) < size, ROWS, -1)
+        table = choose(same, rows, SHOWN, users, TasteSpec(spread=0.0))
+        p = (1 - TasteSpec().last) * chances(same @ taste.weights(["u"], TasteSpec(spread=0.0))[0], rows[:1], 1.0)[0]
+        p[size - 1] += TasteSpec().last
+        assert np.bincount(table.chosen, minlength=4) / len(table) == pytest.approx(p, abs=0.02)
+        assert table.images[5] == DIGESTS[4 : 4 + size] and table.prompt[5] == "prompt 1"
+        tossed = choose(same, rows, SHOWN, users, TasteSpec(), coin=True)
+        assert np.bincount(tossed.chosen) / len(table) == pytest.approx([1 / size] * size, abs=0.02)
+
+
+def test_choices_point_to_digests_and_do_not_depend_on_them():
+    other = choose(VALUES, ROWS, replace(SHOWN, digests=[d.upper() for d in DIGESTS]), USERS, TasteSpec())
+    assert other.drop(columns="images").equals(chosen().drop(columns="images"))
 
 
 # ---- groups and the store -----------------------------------------------------------------------------------------
@@ -148,7 +168,7 @@ def test_a_prompts_images_are_its_group():
 
 
 def test_a_table_of_choices_goes_through_the_store_and_finds_its_images_again(tmp_path):
-    table = choose(VALUES, ROWS[:3], DIGESTS, PROMPTS, USERS[:3], TasteSpec())
+    table = choose(VALUES, ROWS[:3], SHOWN, USERS[:3], TasteSpec())
     choices.save(tmp_path / "choices.parquet", table)
     again = choices.load(tmp_path / "choices.parquet")
     assert again.to_dict("records") == table.to_dict("records") and set(again.source) == {"simulated"}
@@ -163,7 +183,7 @@ def test_a_table_of_choices_goes_through_the_store_and_finds_its_images_again(tm
      (lambda t: t.assign(prompt=[t.prompt[0] + ".", *t.prompt[1:]]), "^4 of 12 .*another prompt, want 'prompt 0'")],
 )  # fmt: skip
 def test_choices_among_images_that_are_not_in_the_set_are_refused(change, why):
-    table = choose(VALUES, ROWS[:3], DIGESTS, PROMPTS, USERS[:3], TasteSpec())
+    table = choose(VALUES, ROWS[:3], SHOWN, USERS[:3], TasteSpec())
     with pytest.raises(ValueError, match=why):
         choices.groups_of(change(table), DIGESTS, PROMPTS)
 
@@ -175,7 +195,7 @@ def test_choices_among_images_that_are_not_in_the_set_are_refused(change, why):
      ({"images": ["a", "a"]}, "has 2 images: want 2 to 4 different ones$")],
 )  # fmt: skip
 def test_a_choice_that_cannot_be_is_refused(change, why):
-    rows = choose(VALUES, ROWS[:2], DIGESTS, PROMPTS, USERS[:2], TasteSpec()).to_dict("records")
+    rows = choose(VALUES, ROWS[:2], SHOWN, USERS[:2], TasteSpec()).to_dict("records")
     with pytest.raises(ValueError, match=why):
         choices.checked(pd.DataFrame([rows[0], rows[1] | change]))
     with pytest.raises(ValueError, match="^choice table lacks the column 'chosen'"):

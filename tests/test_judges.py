@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.feedback.judges import attribute_chances, look, truth, verdicts
+from lib.feedback.judges import attribute_chances, look, match, truth, verdicts
 from lib.images.networks import COLOUR_CLASSES, HEADS, FeatureNet, Judge, Residual, StridedTrunk
 from lib.world.prompts import Attributes, write
 from lib.world.scenes import BACKGROUNDS, COLOURS, OBJECTS, Scene
@@ -72,10 +72,18 @@ def test_verdicts_agree_with_the_world_on_every_kind_of_clean_scene():
 def test_the_chance_of_an_attribute_sums_its_right_classes():
     other = 0.4 / (HEADS["colour"] - 1)
     seen = sees(truth(DOGS), truth(Scene(1, None, "apple", "sea")), truth(Scene(6, None, "dog", "sea")))
-    dogs, apple, dog = attribute_chances(seen, [PROMPT, "A red colored apple", "A red colored dog"])
-    assert dogs == pytest.approx({"object": 0.6, "count": 0.6, "colour": 0.6, "background": 0.6})
-    assert apple == pytest.approx({"object": 0.6, "colour": 0.6 + other})  # natural or red
-    assert dog == pytest.approx({"object": 0.6, "colour": other})  # red only
+    found = attribute_chances(seen, [PROMPT, "A red colored apple", "A red colored dog"])
+    assert found["object"] == pytest.approx([0.6, 0.6, 0.6])
+    assert found["colour"] == pytest.approx([0.6, 0.6 + other, other])  # an apple is red by nature, a dog is not
+    assert found["count"] == pytest.approx([0.6, 1, 1]) == found["background"]  # 1 where nothing is asked
+
+
+def test_match_is_the_logit_of_all_that_the_prompt_names_and_is_capped():
+    seen = sees(truth(DOGS), truth(Scene(1, None, "apple", "sea")))
+    found = match(seen, [PROMPT, "Two apples"], 9.0)
+    p = np.array([0.6**4, 0.6 * seen["count"][1, 2]])
+    assert found == pytest.approx(np.log(p / (1 - p)))
+    assert match(seen, [PROMPT, "Two apples"], 0.5).tolist() == [-0.5, -0.5]
 
 
 def test_the_truth_of_a_scene_is_a_class_of_its_own_by_head():

@@ -132,13 +132,30 @@ def test_a_killed_stage_goes_on_to_the_images_of_an_undisturbed_one(tmp_path, mo
     assert sorted(p.name for p in whole.path.iterdir()) == ["images.safetensors", "index.parquet", "manifest.json"]
 
 
-def test_a_stage_knows_the_prompt_number_and_digest_of_each_image(empty_cache, monkeypatch, patched):
+def test_a_stage_knows_the_name_prompt_number_and_digest_of_each_image(empty_cache, monkeypatch, patched):
     monkeypatch.setattr(sampling, "sample", drawn_from)
     shown = sampling.load_images(stage_of(PROMPTS, [0, 0, 0, 0, 1]))
     assert shown.prompts == PROMPTS and shown.numbers == [0, 0, 0, 0, 1] and len(shown) == 5
     assert shown.digests == [sampling.image_digest(x) for x in shown.pixels] and len(set(shown.digests)) == 5
     pixels = drawn_from(None, PROMPTS[:1], [sampling.seed_of("labelled", PROMPTS[0], 0)])
     np.testing.assert_array_equal(shown.pixels[0], pixels[0])
+    assert [sampling.seed_of(name) for name in shown.names] == [
+        sampling.seed_of("labelled", p, n) for p, n in zip(shown.prompts, shown.numbers, strict=True)]  # fmt: skip
+    assert len(set(shown.names)) == 5
+
+
+def test_an_images_name_knows_nothing_of_its_pixels_nor_of_what_else_is_in_the_set(empty_cache, monkeypatch, patched):
+    monkeypatch.setattr(sampling, "sample", drawn_from)
+    shown = sampling.load_images(stage_of(PROMPTS, range(5)))
+    monkeypatch.setattr(sampling, "sample", lambda *args, **how: drawn_from(*args) // 2)
+    order = [3, 0, 4]
+    again = sampling.load_images(sampling.sampled(object, {"base": "d2"}, [PROMPTS[i] for i in order], order, "labelled",
+                                                  guidance_scale=2.0, steps=7))  # fmt: skip
+    assert again.names == [shown.names[i] for i in order] and not set(again.digests) & set(shown.digests)
+    part = shown.part(order)
+    assert (part.names, part.digests) == (again.names, [shown.digests[i] for i in order])
+    assert np.array_equal(part.pixels, shown.pixels[order]) and part.prompts == again.prompts and part.numbers == order
+    assert not set(sampling.load_images(stage_of(PROMPTS, range(5), "unlabelled")).names) & set(shown.names)
 
 
 def test_a_stage_made_before_loads_no_model(empty_cache, monkeypatch, patched):
@@ -163,3 +180,4 @@ def test_a_part_holds_the_first_images_of_each_prompt_as_they_were_drawn(empty_c
     assert part.prompts == [PROMPTS[i] for i in (0, 2, 3)] and part.numbers == [0, 0, 0]
     assert np.array_equal(part.pixels, whole.pixels[[0, 2, 3]])
     assert part.digests == [sampling.image_digest(x) for x in part.pixels]
+    assert part.names == [whole.names[i] for i in (0, 2, 3)]

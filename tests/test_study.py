@@ -15,6 +15,7 @@ from lib.feedback import votes
 from lib.ground import sizes
 from lib.ground.cache import Artifact, digest_of
 from lib.ground.paths import ROOT
+from lib.ground.seeds import name_of
 from lib.ground.sizes import SIZES
 from lib.images import models, sampling
 from lib.methods import finetune, reward
@@ -170,16 +171,17 @@ def test_a_side_gathers_the_chosen_images_of_all_its_sets(monkeypatch):
     def shown(a):
         n, first = len(sets[a.key]), 0 if a.key == "x" else 6
         pixels = np.arange(first, first + n, dtype=np.uint8)[:, None, None, None] * np.ones((64, 64, 3), np.uint8)
-        return sampling.ImageSet(pixels, sets[a.key], list(range(n)), [f"{a.key}{i}" for i in range(n)])
+        return sampling.ImageSet(pixels, a.key, sets[a.key], list(range(n)), [f"digest {a.key}{i}" for i in range(n)])
 
     monkeypatch.setattr(sampling, "load_images", shown)
     monkeypatch.setattr(LeeStudy, "looks", lambda self, a, judge: {"count": shown(a).pixels[:, 0, 0, :1] / 1.0})
     monkeypatch.setattr(LeeStudy, "realism", lambda self, pixels: pixels[:, 0, 0, 0])
     monkeypatch.setattr(votes, "side", lambda *args: args)
     rows = np.array([[3, 1, 0, 2], [9, 4, 6, 7]])
-    seen, real, digests, texts, _ = made.side([artifact("x"), artifact("y")], rows)
-    assert digests == ["x3", "x1", "x0", "x2", "y3", "x4", "y0", "y1"]
+    seen, real, names, texts, _ = made.side([artifact("x"), artifact("y")], rows)
     assert texts == ["One dog"] * 4 + ["Two dogs"] * 4
+    whose = ["x3", "x1", "x0", "x2", "y3", "x4", "y0", "y1"]
+    assert names == [name_of(w[0], p, int(w[1])) for w, p in zip(whose, texts, strict=True)]
     assert real.tolist() == seen["count"][:, 0].tolist() == rows.ravel().tolist()
 
 
@@ -205,7 +207,7 @@ def test_an_item_of_a_sorted_list_is_numbered_by_how_often_it_came_before():
 @pytest.fixture
 def labelled(asked, monkeypatch):
     """A study with five labelled images, of which the last is held out."""
-    shown = sampling.ImageSet(np.zeros((5, 64, 64, 3), np.uint8), list("pqrst"), [0] * 5, list("abcde"))
+    shown = sampling.ImageSet(np.zeros((5, 64, 64, 3), np.uint8), "labelled", list("pqrst"), [0] * 5, list("abcde"))
     monkeypatch.setattr(sampling, "load_images", lambda made: shown)
     made = LeeStudy("smoke")
     rows = [("e", "t", "labeller-1", "good"), ("c", "r", "labeller-1", "skip"), ("b", "q", "labeller-2", "bad"),
@@ -275,7 +277,7 @@ def tuned(asked, monkeypatch, pipe):
 
     def shown(made):
         n = images[made.key]
-        return sampling.ImageSet(np.zeros((n, 64, 64, 3), np.uint8), ["Six cats"] * n, list(range(n)), ["d"] * n)
+        return sampling.ImageSet(np.zeros((n, 64, 64, 3), np.uint8), made.key, ["Six cats"] * n, list(range(n)), ["d"] * n)
 
     monkeypatch.setattr(sampling, "load_images", shown)
     monkeypatch.setattr(LeeStudy, "rewards", lambda self, spec=None, seeds=None: [])

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_panel import SURE, many, rows, seen_as
+from test_panel import SURE, many, rate, rows, seen_as
 
 from lib.feedback import votes
-from lib.feedback.panel import EVALUATORS, RaterSpec, rate, strengths
+from lib.feedback.panel import EVALUATORS, RaterSpec, strengths
 from lib.feedback.votes import PAPER_OUTCOMES, PAPER_SHARES, QUESTIONS, TIE_SHARES, Side, VoteSpec, side
 from lib.world.prompts import evaluation_prompts, parse
 from lib.world.scenes import UNSEEN, Scene
@@ -25,8 +25,8 @@ def a_side(name: str, good: float, real: float = 0.0, spec: VoteSpec = VoteSpec(
         a = parse(p)
         right = Scene(a.count or 1, a.colour, a.object, a.background or "field")
         scenes.append(right if rng.random() < good else replace(right, object="clock"))
-    digests = [f"{name}-{seed}-{i}" for i in range(len(texts))]
-    return side(seen_as(scenes, 0.95), real + rng.standard_normal(len(texts)), digests, texts, spec)
+    names = [f"{name}-{seed}-{i}" for i in range(len(texts))]
+    return side(seen_as(scenes, 0.95), real + rng.standard_normal(len(texts)), names, texts, spec)
 
 
 def won_minus_lost(a: Side, b: Side, question: str, band: float = 0.5, spec: VoteSpec = VoteSpec()) -> float:
@@ -39,10 +39,10 @@ def won_minus_lost(a: Side, b: Side, question: str, band: float = 0.5, spec: Vot
 def test_labels_are_the_sign_of_strength_but_for_skips_and_lapses():
     seen, images, prompts = many(400)
     spec = replace(RaterSpec(), lapse=0)
-    strength, labels = strengths(seen, images, prompts, "ann", spec), rate(seen, images, prompts, "ann", spec)
+    (strength,), labels = strengths(seen, images, prompts, ["ann"], spec), rate(seen, images, prompts, "ann", spec)
     for s, label in zip(strength, labels, strict=True):
         assert label == ("skip" if abs(s) < spec.skip else "good" if s > 0 else "bad")
-    assert np.array_equal(strength[:9], strengths(rows(seen, slice(9)), images[:9], prompts[:9], "ann", spec))
+    assert np.array_equal(strength[:9], strengths(rows(seen, slice(9)), images[:9], prompts[:9], ["ann"], spec)[0])
 
 
 def test_realism_is_minus_the_distance_to_the_nearest_real_image_in_spreads():
@@ -118,9 +118,30 @@ def test_raters_lean_to_the_side_shown_first_and_sides_take_turns():
 def test_an_answer_depends_on_the_prompt_and_its_two_sets_alone():
     a, b = a_side("a", 0.6), a_side("b", 0.5)
     whole = votes.answers(a, b, "alignment", 0.5)
-    part = [replace(s, prompts=s.prompts[7:20], keys=s.keys[7:20], strength={q: x[:, 7:20] for q, x in s.strength.items()})
+    part = [replace(s, prompts=s.prompts[7:20], names=s.names[7:20], strength={q: x[:, 7:20] for q, x in s.strength.items()})
             for s in (a, b)]  # fmt: skip
     assert np.array_equal(votes.answers(*part, "alignment", 0.5), whole[:, 7:20])
+
+
+def test_the_order_in_which_four_images_lie_changes_no_vote():
+    seen, names, texts = many(4)[0], list("abcd"), ["Two dogs"] * 4
+    other = side(seen_as([Scene(2, None, "dog", "sea")] * 4), np.zeros(4), list("wxyz"), texts)
+    real, turned = np.arange(4.0), [2, 0, 3, 1]
+    for question in QUESTIONS:
+        a = side(seen, real, names, texts), side(rows(seen, turned), real[turned], [names[i] for i in turned], texts)
+        found = [votes.differences(x, other, question) for x in a]
+        assert found[0] == pytest.approx(found[1], abs=1e-12)
+
+
+def test_two_models_images_of_one_start_noise_are_not_compared_as_raters_noise_would_cancel():
+    spec = VoteSpec(raters=RaterSpec(lapse=0), lean=0)
+    a, other = a_side("a", 0.6, spec=spec), a_side("b", 0.6, spec=spec)
+    same = replace(a, names=other.names[:7] + a.names[7:])
+    with pytest.raises(ValueError, match=r"^the two sides have an image of the same name .* for 53 of 60 prompts, such as "):
+        votes.answers(a, same, "alignment", 0.5, spec)
+    one = replace(other, names=[(x[0], *y[1:]) for x, y in zip(a.names, other.names, strict=True)])
+    with pytest.raises(ValueError, match="for 60 of 60 prompts.*: their raters' noise would cancel; draw one side"):
+        votes.tie_band(a, one, "fidelity", spec)
 
 
 def test_the_band_gives_the_base_against_itself_its_share_of_ties():
@@ -185,13 +206,13 @@ def test_the_papers_numbers_are_whole_and_say_what_its_text_says():
 
 def test_sets_that_are_no_sets_of_four_are_refused():
     seen, texts = seen_as([Scene(1, None, "dog", "forest")] * 8), ["One dog"] * 4 + ["Two dogs"] * 4
-    digests = [str(i) for i in range(8)]
+    names = [str(i) for i in range(8)]
     with pytest.raises(ValueError, match="^a side has 4 images of each prompt"):
-        side(seen, np.zeros(8), digests, texts[1:] + texts[:1])
+        side(seen, np.zeros(8), names, texts[1:] + texts[:1])
     with pytest.raises(ValueError, match="^a side has 4 images of each prompt"):
-        side(seen, np.zeros(8), digests, ["One dog"] * 8)
+        side(seen, np.zeros(8), names, ["One dog"] * 8)
     with pytest.raises(ValueError, match="^a set has 4 different images"):
-        side(seen, np.zeros(8), ["0", "0", *digests[2:]], texts)
+        side(seen, np.zeros(8), ["2", "0", "1", "0", *names[4:]], texts)
 
 
 def test_sides_of_different_prompts_are_not_compared():

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 
 from lib.feedback.labels import refuse_strangers
-from lib.feedback.taste import MOST, TasteSpec, chances, weights
+from lib.feedback.taste import MOST, TasteSpec, last_place, weights
 from lib.ground.cache import atomic_write
 from lib.ground.checks import finite
-from lib.ground.seeds import rng_of, seed_of
+from lib.ground.seeds import name_of, rng_of, uniforms
+from lib.images.sampling import ImageSet
 
 # Groups of four, three and two images among the 5,000 test choices, and how often the last of four is chosen.
 PAPER_GROUPS = {4: 4737, 3: 166, 2: 97}
@@ -33,29 +34,33 @@ def groups(prompts: Sequence[str]) -> np.ndarray:
 
 
 def choose(
-    values: np.ndarray, rows: np.ndarray, digests: Sequence[str], prompts: Sequence[str], users: Sequence[Sequence[str]],
-    spec: TasteSpec, position: bool = True, coin: bool = False,
+    values: np.ndarray, rows: np.ndarray, shown: ImageSet, users: Sequence[Sequence[str]], spec: TasteSpec,
+    position: bool = True, coin: bool = False,
 ) -> pd.DataFrame:
     """What users choose: a table of SCHEMA with a row a group and user; `users` are the names for each group.
 
-    `values` traits in their units [image, trait]; `digests` and `prompts` by image; `rows` int [group, MOST]. Without
-    `position` nobody takes the last image unseen: a guess at what another one chose. With `coin` images do not matter.
+    `values` traits in their units [image, trait] of the images `shown`; `rows` int [group, MOST]. Without `position` nobody
+    takes the last image unseen: a guess at what another one chose. With `coin` images do not matter.
     """
     finite("traits", values)
-    out, names = [], sorted({u for group in users for u in group})
-    taste = dict(zip(names, weights(names, spec), strict=True))
-    for row, group in zip(rows, users, strict=True):
-        row = row[row >= 0]
-        shown, prompt = [digests[i] for i in row], prompts[row[0]]
-        for name in group:
-            kind = "coin" if coin else "choice" if position else "guess"
-            rng = rng_of(seed_of(kind, name, prompt, *shown))
-            p = chances(values[row] @ taste[name], np.arange(len(row))[None], spec.noise)[0]
-            p = np.full(len(row), 1 / len(row)) if coin else p
-            unseen = rng.random() < spec.last and position and not coin
-            chosen = len(row) - 1 if unseen else int((rng.random() > p.cumsum()[:-1]).sum())
-            out.append((prompt, shown, chosen, name, "", "simulated"))
-    return checked(pd.DataFrame(out, columns=list(SCHEMA)))
+    groups_of_choices = np.repeat(np.arange(len(rows)), [len(group) for group in users])
+    who, rows = [name for group in users for name in group], rows[groups_of_choices]
+    distinct, at = np.unique(who, return_inverse=True)
+    liking = np.einsum("cit,ct->ci", values[rows], weights(distinct.tolist(), spec)[at]) / spec.noise
+    # The highest liking with Gumbel noise, each image's own: as likely as `taste.chances` says, and few choices change when
+    # likings change a little.
+    kind, names = "coin" if coin else "choice" if position else "guess", shown.names
+    looks = [name_of(name, names[i]) for name, row in zip(who, rows.tolist(), strict=True) for i in row]
+    noise = -np.log(-np.log(uniforms(looks, kind))).reshape(rows.shape)
+    chosen = np.where(rows >= 0, noise if coin else liking + noise, -np.inf).argmax(1)
+    if position and not coin:
+        shown_to = [name_of(name, *(names[i] for i in row if i >= 0)) for name, row in zip(who, rows.tolist(), strict=True)]
+        chosen = np.where(uniforms(shown_to, "last unseen") < spec.last, last_place(rows), chosen)
+    return checked(pd.DataFrame({
+        "prompt": [shown.prompts[i] for i in rows[:, 0]],
+        "images": [[shown.digests[i] for i in row if i >= 0] for row in rows.tolist()],
+        "chosen": chosen, "user": who, "time": "", "source": "simulated",
+    }))  # fmt: skip
 
 
 # ---- the store -----------------------------------------------------------------------------------------------------

@@ -41,21 +41,34 @@ def _finite(seen: dict[str, np.ndarray]) -> None:
         finite(f"chances of {head}", chances)
 
 
-def attribute_chances(seen: dict[str, np.ndarray], prompts: Sequence[str]) -> list[dict[str, float]]:
-    """For each image, the chance in [0, 1] that each attribute named by its prompt is right (the object always is named)."""
+def _right(prompts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Which classes make true what each prompt names, by head bool [prompt, class]: all of them where it names nothing."""
+    place = {p: i for i, p in enumerate(dict.fromkeys(prompts))}
+    right = {head: np.ones((len(place), classes), bool) for head, classes in HEADS.items()}
+    for i, prompt in enumerate(place):
+        for head, rows in _rows(parse(prompt)).items():
+            right[head][i] = np.isin(np.arange(HEADS[head]), rows)
+    at = [place[p] for p in prompts]
+    return {head: each[at] for head, each in right.items()}
+
+
+def attribute_chances(seen: dict[str, np.ndarray], prompts: Sequence[str]) -> dict[str, np.ndarray]:
+    """The chance in [0, 1] that what each image's prompt names is right, by head float [image]; 1 where it names nothing."""
     _finite(seen)
-    wanted = {p: _rows(parse(p)) for p in set(prompts)}
-    return [
-        {head: float(seen[head][i, rows].sum()) for head, rows in wanted[p].items()} for i, p in enumerate(prompts)
-    ]
+    return {h: np.where(right.all(1), 1.0, (seen[h] * right).sum(1, dtype=float)) for h, right in _right(prompts).items()}
+
+
+def match(seen: dict[str, np.ndarray], prompts: Sequence[str], certainty: float) -> np.ndarray:
+    """The logit of the chance that all that the prompt names is right, within plus and minus `certainty`: float [image]."""
+    p = np.prod(list(attribute_chances(seen, prompts).values()), 0).clip(1e-6, 1 - 1e-6)
+    return np.log(p / (1 - p)).clip(-certainty, certainty)
 
 
 def verdicts(seen: dict[str, np.ndarray], prompts: Sequence[str]) -> np.ndarray:
     """Whether the most likely class of every named attribute is a right one: bool [image]."""
     _finite(seen)  # the most likely class of NaN would be the first
-    wanted = {p: _rows(parse(p)) for p in set(prompts)}
-    best = {head: p.argmax(1) for head, p in seen.items()}
-    return np.array([all(best[h][i] in rows for h, rows in wanted[p].items()) for i, p in enumerate(prompts)])
+    found = [right[np.arange(len(right)), seen[head].argmax(1)] for head, right in _right(prompts).items()]
+    return np.all(found, axis=0)
 
 
 def truth(scene: Scene) -> dict[str, int]:

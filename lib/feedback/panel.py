@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lib.feedback.judges import attribute_chances
-from lib.feedback.labels import checked, matched
+from lib.feedback.judges import match
+from lib.feedback.labels import checked
 from lib.ground.checks import finite
 from lib.ground.domains import check
-from lib.ground.seeds import rng_of, seed_of
+from lib.ground.seeds import normals, uniforms
+from lib.images.sampling import ImageSet
 from lib.world.prompts import parse
 
 
@@ -54,74 +55,53 @@ def blurred_counts(chances: np.ndarray, miscount: float) -> np.ndarray:
     return chances @ kernel
 
 
-def _judged(seen, images: Sequence[str], prompts: Sequence[str], rater: str, spec: RaterSpec):
-    """Each image's strength (logits) for one rater, with the generator that made it."""
-    if not len(prompts):
-        raise ValueError("no images to rate: give at least one image with its prompt")
-    blurred = seen | {"count": blurred_counts(seen["count"], spec.miscount)}
-    chances = attribute_chances(blurred, prompts)
-    slant = spec.slant * rng_of(seed_of("slant", rater)).standard_normal()
-    for digest, prompt, chance in zip(images, prompts, chances, strict=True):
-        rng = rng_of(seed_of("rating", rater, digest, prompt))
-        p = float(np.clip(np.prod(list(chance.values())), 1e-6, 1 - 1e-6))
-        logit = np.clip(np.log(p / (1 - p)), -spec.certainty, spec.certainty)
-        yield logit + slant + spec.noise * rng.standard_normal(), rng
-
-
 def strengths(
-    seen: dict[str, np.ndarray],
-    images: Sequence[str],
-    prompts: Sequence[str],
-    rater: str,
+    seen: dict[str, np.ndarray], names: Sequence[str], prompts: Sequence[str], raters: Sequence[str],
     spec: RaterSpec = RaterSpec(),
 ) -> np.ndarray:
-    """How good one simulated rater finds each image for its prompt: logits, float [image]; `rate` labels by their sign.
+    """How good simulated raters find each image for its prompt: logits, float [rater, image]; `rate` labels by their sign.
 
     Arguments as in `rate`; lapses and skips are no part of it.
     """
-    return np.array([judged for judged, _ in _judged(seen, images, prompts, rater, spec)])
+    if not len(prompts):
+        raise ValueError("no images to rate: give at least one image with its prompt")
+    found = match(seen | {"count": blurred_counts(seen["count"], spec.miscount)}, prompts, spec.certainty)
+    noise = np.stack([normals(names, "rating", rater) for rater in raters])
+    return found + spec.slant * normals(raters, "slant")[:, None] + spec.noise * noise
 
 
 def rate(
-    seen: dict[str, np.ndarray],
-    images: Sequence[str],
-    prompts: Sequence[str],
-    rater: str,
+    seen: dict[str, np.ndarray], names: Sequence[str], prompts: Sequence[str], raters: Sequence[str],
     spec: RaterSpec = RaterSpec(),
-) -> list[str]:
-    """One simulated rater's label, good, bad or skip, of each image for its prompt.
+) -> np.ndarray:
+    """The label, good, bad or skip, that simulated raters give each image for its prompt: str [rater, image].
 
-    `seen` are judge-a's chances by head [image, class]; `images` their digests. A label depends on the rater, the image and
-    the prompt alone.
+    `seen` are judge-a's chances by head [image, class]; `names` those of images (`lib.images.sampling.ImageSet`). A label
+    depends on the rater, the image's name and what is seen in it alone.
     """
-    out = []
-    for judged, rng in _judged(seen, images, prompts, rater, spec):
-        label = "skip" if abs(judged) < spec.skip else "good" if judged > 0 else "bad"
-        if rng.random() < spec.lapse:
-            label = "good" if rng.random() < 0.5 else "bad"
-        out.append(label)
-    return out
+    judged = strengths(seen, names, prompts, raters, spec)
+    labels = np.where(np.abs(judged) < spec.skip, "skip", np.where(judged > 0, "good", "bad"))
+    for given, rater in zip(labels, raters, strict=True):
+        lapsed = uniforms(names, "lapse", rater) < spec.lapse
+        given[lapsed] = np.where(uniforms(names, "label of a lapse", rater) < 0.5, "good", "bad")[lapsed]
+    return labels
 
 
-def _table(images, prompts, rater: str, labels: list[str]) -> pd.DataFrame:
-    return pd.DataFrame({
-        "image": images, "prompt": prompts, "rater": rater, "label": labels, "time": "", "source": "simulated",
-    })  # fmt: skip
+def _table(shown: ImageSet, rows: np.ndarray, raters: Sequence[str], labels: np.ndarray) -> pd.DataFrame:
+    images, prompts = np.array(shown.digests)[rows], np.array(shown.prompts)[rows]
+    return checked(pd.DataFrame({
+        "image": images, "prompt": prompts, "rater": raters, "label": labels, "time": "", "source": "simulated",
+    }))  # fmt: skip
 
 
-def label_by_two(seen, images: Sequence[str], prompts: Sequence[str], spec: RaterSpec = RaterSpec(), doubled: float = 0.2):
+def label_by_two(
+    seen: dict[str, np.ndarray], shown: ImageSet, spec: RaterSpec = RaterSpec(), doubled: float = 0.2
+) -> pd.DataFrame:
     """Labels of two simulated labellers: one label an image, alternating, and both a share `doubled` of them."""
-    turn = np.arange(len(images)) % 2
-    twice = np.array([seed_of("doubled", d, p) % 1000 < 1000 * doubled for d, p in zip(images, prompts, strict=True)])
-    firsts, seconds = [], []
-    for k, rater in enumerate(LABELLERS):
-        for chosen, tables in ((turn == k, firsts), ((turn != k) & twice, seconds)):
-            rows = np.flatnonzero(chosen)
-            if len(rows):
-                part = {head: p[rows] for head, p in seen.items()}
-                digests, texts = [images[i] for i in rows], [prompts[i] for i in rows]
-                tables.append(_table(digests, texts, rater, rate(part, digests, texts, rater, spec)))
-    return checked(pd.concat(firsts + seconds, ignore_index=True))
+    labels, turn = rate(seen, shown.names, shown.prompts, LABELLERS, spec), np.arange(len(shown)) % 2
+    twice = np.flatnonzero(uniforms(shown.names, "doubled") < doubled)
+    rows, whose = np.concatenate([np.arange(len(shown)), twice]), np.concatenate([turn, 1 - turn[twice]])
+    return _table(shown, rows, np.array(LABELLERS)[whose], labels[whose, rows])
 
 
 def first_labels(table: pd.DataFrame) -> pd.DataFrame:
@@ -129,21 +109,10 @@ def first_labels(table: pd.DataFrame) -> pd.DataFrame:
     return table.drop_duplicates(["image", "prompt"]).reset_index(drop=True)
 
 
-def evaluate(seen, images: Sequence[str], prompts: Sequence[str], spec: RaterSpec = RaterSpec(), raters=EVALUATORS):
+def evaluate(seen: dict[str, np.ndarray], shown: ImageSet, spec: RaterSpec = RaterSpec()) -> pd.DataFrame:
     """Labels of the nine simulated evaluators of every image."""
-    return checked(pd.concat(
-        [_table(images, prompts, r, rate(seen, images, prompts, r, spec)) for r in raters], ignore_index=True
-    ))  # fmt: skip
-
-
-def good_shares(table: pd.DataFrame, images: Sequence[str], prompts: Sequence[str]) -> np.ndarray:
-    """The share of raters who call each image good, skips in the denominator: float [image].
-
-    Raises ValueError on ratings of other images, and on images without a rating.
-    """
-    matched(table, images, prompts, every=True)
-    share = table.assign(good=table.label.eq("good")).groupby(["image", "prompt"]).good.mean()
-    return share.reindex(list(zip(images, prompts, strict=True))).to_numpy()
+    labels, rows = rate(seen, shown.names, shown.prompts, EVALUATORS, spec), np.arange(len(shown))
+    return _table(shown, np.tile(rows, len(EVALUATORS)), np.repeat(EVALUATORS, len(rows)), labels.ravel())
 
 
 def categories(prompts: Sequence[str]) -> list[str]:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.feedback.judges import attribute_chances
+from lib.feedback.judges import match
 from lib.feedback.votes import spread_within
 from lib.ground.cache import Artifact, load_arrays, save_arrays, stage
 from lib.ground.checks import finite
 from lib.ground.domains import check
-from lib.ground.seeds import rng_of, seed_of
+from lib.ground.seeds import normals
 from lib.images.metrics import colourfulness
 from lib.images.sampling import load_images
 
@@ -75,9 +75,8 @@ def traits(
 
     `seen` are judge-a's chances by head [image, class], `realism` [image], `pixels` uint8 [image, height, width, 3].
     """
-    p = np.array([np.prod(list(c.values())) for c in attribute_chances(seen, prompts)]).clip(1e-6, 1 - 1e-6)
-    match = np.log(p / (1 - p)).clip(-CERTAINTY, CERTAINTY)
-    return np.stack([match, finite("realism", realism), *size_and_placement(pixels), colourfulness(pixels)], 1)
+    fits = match(seen, prompts, CERTAINTY)
+    return np.stack([fits, finite("realism", realism), *size_and_placement(pixels), colourfulness(pixels)], 1)
 
 
 def looked_at(
@@ -106,8 +105,7 @@ def trait_units(values: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
 def weights(users: Sequence[str], spec: TasteSpec = TasteSpec()) -> np.ndarray:
     """Each user's weight of each trait: float [user, trait]; depends on the user's name and the spec alone."""
     mean = np.array([getattr(spec, t) for t in TRAITS])
-    own = [rng_of(seed_of("taste", u)).standard_normal(len(TRAITS)) for u in users]
-    return mean + spec.spread * np.array(own)
+    return mean + spec.spread * np.stack([normals(users, "taste", t) for t in TRAITS], 1)
 
 
 def chances(liking: np.ndarray, rows: np.ndarray, noise: float) -> np.ndarray:

@@ -13,10 +13,9 @@ import pandas as pd
 import torch
 
 from lib.feedback.panel import EVALUATORS, RaterSpec, strengths
-from lib.ground.cache import digest_of
 from lib.ground.checks import finite
 from lib.ground.domains import check
-from lib.ground.seeds import rng_of, seed_of
+from lib.ground.seeds import name_of, normals, uniforms
 from lib.ground.stats import cluster_bootstrap, votes
 from lib.world.prompts import parse
 from lib.world.scenes import UNSEEN
@@ -75,7 +74,7 @@ class Side:
     """Sets of four images, one a prompt, as nine raters find them: mean strength by question, float [rater, prompt]."""
 
     prompts: list[str]
-    keys: list[str]  # a digest of each set
+    names: list[tuple[str, ...]]  # of the four images of each set, sorted: the order in which they lie plays no part
     strength: dict[str, np.ndarray]
 
 
@@ -100,43 +99,51 @@ def spread_within(values: np.ndarray, prompts: Sequence[str]) -> float:
 
 
 def side(
-    seen: dict[str, np.ndarray], real: np.ndarray, images: Sequence[str], prompts: Sequence[str], spec: VoteSpec = VoteSpec()
+    seen: dict[str, np.ndarray], real: np.ndarray, names: Sequence[str], prompts: Sequence[str], spec: VoteSpec = VoteSpec()
 ) -> Side:
     """Four images a prompt, one prompt after the other, as the nine evaluators find them.
 
-    `seen` are judge-a's chances by head [image, class], `real` realism in spreads of the base's images [image], `images`
-    digests. Raises ValueError unless there are four different images of each prompt in a row.
+    `seen` are judge-a's chances by head [image, class], `real` realism in spreads of the base's images [image], `names`
+    those of images. Raises ValueError unless there are four different images of each prompt in a row.
     """
-    texts, digests = np.reshape(prompts, (-1, SET)), np.reshape(images, (-1, SET))
+    texts, fours = np.reshape(prompts, (-1, SET)), np.sort(np.reshape(names, (-1, SET)), axis=1)
     if (texts != texts[:, :1]).any() or len(set(texts[:, 0])) < len(texts):
         raise ValueError(f"a side has {SET} images of each prompt, in a row, and no prompt twice")
-    if any(len(set(row)) < SET for row in digests):
+    if (fours[:, 1:] == fours[:, :-1]).any():
         raise ValueError(f"a set has {SET} different images, and one has an image twice")
-    noise = [[rng_of(seed_of("fidelity", r, d)).standard_normal() for d in images] for r in EVALUATORS]
+    noise = np.stack([normals(names, "fidelity", rater) for rater in EVALUATORS])
     each = {
-        "alignment": np.stack([strengths(seen, images, prompts, r, spec.raters) for r in EVALUATORS]),
-        "fidelity": finite("realism", real) + spec.noise * np.array(noise),
+        "alignment": strengths(seen, names, prompts, EVALUATORS, spec.raters),
+        "fidelity": finite("realism", real) + spec.noise * noise,
     }
     mean = {q: x.reshape(len(EVALUATORS), -1, SET).mean(2) for q, x in each.items()}
-    return Side(texts[:, 0].tolist(), [digest_of(row.tolist()) for row in digests], mean)
+    return Side(texts[:, 0].tolist(), list(map(tuple, fours.tolist())), mean)
 
 
-def _query(a: Side, b: Side, question: str):
-    """For each rater and prompt: whether A is shown first, and a generator for lapses; swapping A and B changes neither."""
-    for rater in EVALUATORS:
-        for prompt, x, y in zip(a.prompts, a.keys, b.keys, strict=True):
-            rng = rng_of(seed_of("vote", question, rater, prompt, *sorted((x, y))))
-            yield (rng.random() < 0.5) == (x < y), rng
+def _queries(a: Side, b: Side, question: str) -> tuple[list[str], np.ndarray]:
+    """The name of each prompt's query, and whether each rater sees A first, bool [rater, prompt]: swapping A and B changes
+    neither a name nor which set comes first."""
+    names = [name_of(*x, *y) for x, y in map(sorted, zip(a.names, b.names, strict=True))]
+    shown = np.stack([uniforms(names, "shown first", question, rater) < 0.5 for rater in EVALUATORS])
+    return names, shown == np.array([x < y for x, y in zip(a.names, b.names, strict=True)])
 
 
 def differences(a: Side, b: Side, question: str, spec: VoteSpec = VoteSpec()) -> np.ndarray:
-    """How much better each rater finds A than B, float [rater, prompt]: strength, and leaning to the side shown first."""
+    """How much better each rater finds A than B, float [rater, prompt]: strength, and leaning to the side shown first.
+
+    Raises ValueError when two sets of a prompt have an image's name in common.
+    """
     if a.prompts != b.prompts:
         raise ValueError("two sides are compared on the same prompts in the same order")
-    lean = [spec.lean * rng_of(seed_of("lean", question, r)).standard_normal() for r in EVALUATORS]
-    first = np.array([x for x, _ in _query(a, b, question)]).reshape(len(EVALUATORS), -1)
+    # A rater's noise belongs to the image's name. Two models' images of one start noise have one name: their noise would be
+    # the same and cancel, as if raters compared them without error. The study draws each side from a stream of its own.
+    if shared := [p for p, x, y in zip(a.prompts, a.names, b.names, strict=True) if set(x) & set(y)]:
+        count = f"{len(shared)} of {len(a.prompts)} prompts, such as {shared[0]!r}"
+        raise ValueError(f"the two sides have an image of the same name (stream, prompt, number) for {count}: their raters' "
+                         "noise would cancel; draw one side from a stream of its own, or take other numbers")  # fmt: skip
     better, worse = (finite(f"strength on {question}", s.strength[question]) for s in (a, b))
-    return better - worse + np.where(first, 1, -1) * np.array(lean)[:, None]
+    lean = spec.lean * normals(EVALUATORS, "lean", question)
+    return better - worse + np.where(_queries(a, b, question)[1], 1, -1) * lean[:, None]
 
 
 def tie_band(a: Side, b: Side, question: str, spec: VoteSpec = VoteSpec()) -> float:
@@ -150,9 +157,11 @@ def answers(a: Side, b: Side, question: str, band: float, spec: VoteSpec = VoteS
         raise ValueError(f"the band of ties is a finite number of 0 or more, got {band}")
     gap = differences(a, b, question, spec)
     found = np.where(np.abs(gap) <= band, 0, np.sign(gap)).astype(int)
-    for i, (first, rng) in enumerate(_query(a, b, question)):
-        if rng.random() < spec.raters.lapse:
-            found.flat[i] = (1 if first else -1) * int(rng.integers(-1, 2))
+    names, first = _queries(a, b, question)
+    for votes_of, sign, rater in zip(found, np.where(first, 1, -1), EVALUATORS, strict=True):
+        lapsed = uniforms(names, "lapse", question, rater) < spec.raters.lapse
+        at_random = (3 * uniforms(names, "vote of a lapse", question, rater)).astype(int) - 1
+        votes_of[lapsed] = (sign * at_random)[lapsed]
     return found
 
 

@@ -1,13 +1,19 @@
 """Randomness: what is drawn depends on names and numbers that say what it is for, and on one number for the whole study.
 
+What is random about an image (its start noise; what raters, users and voters make of it) depends on the image's name, which
+is its stream, prompt and number, and never on its pixels: another processor rounds another way, and another last digit
+somewhere in a picture must not draw the raters anew. `uniforms` and `normals` draw for many names at once.
+
 The environment variable STUDY_SEED (0 unless set) is that number: another one draws all images, raters, users, batches and
 bootstraps anew. It is part of every stage's key.
 """
 
 import hashlib
 import os
+from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import ndtri
 
 
 def study_seed(text: str) -> int:
@@ -22,10 +28,36 @@ def study_seed(text: str) -> int:
 STUDY = study_seed(os.environ.get("STUDY_SEED", ""))
 
 
+def name_of(*parts) -> str:
+    """One name of several parts, strings and integers: other parts make another name."""
+    return "\x1f".join(map(str, parts))
+
+
 def seed_of(*parts) -> int:
     """A 63-bit seed that depends on all `parts` (strings and integers), the study's number, and nothing else."""
-    text = "\x1f".join(map(str, (*parts, *([f"study {STUDY}"] if STUDY else []))))
+    text = name_of(*parts, *([f"study {STUDY}"] if STUDY else []))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def uniforms(names: Sequence[str], *what) -> np.ndarray:
+    """A number in (0, 1) for each name: float64 [name].
+
+    It depends on the name, on `what` is drawn (as in `seed_of`), on the study's number, and nothing else; other names and
+    other draws are independent. A name's hash and the seed of what is drawn are mixed by splitmix64 (Steele, Lea and Flood
+    2014), whose upper 52 bits are the number: integers alone, so that all machines agree. Raises ValueError on one string.
+    """
+    if isinstance(names, str):
+        raise ValueError(f"want several names, got one string: {names!r}")
+    hashes = b"".join(hashlib.sha256(name.encode()).digest()[:8] for name in names)
+    x = np.frombuffer(hashes, ">u8").astype(np.uint64) + np.uint64(seed_of(*what))  # wraps around at 2^64
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (((x ^ (x >> np.uint64(31))) >> np.uint64(12)) + 0.5) * 2.0**-52
+
+
+def normals(names: Sequence[str], *what) -> np.ndarray:
+    """A number from the standard normal distribution for each name, float64 [name]: the quantiles of `uniforms`."""
+    return ndtri(uniforms(names, *what))
 
 
 def rng_of(*numbers: int) -> np.random.Generator:

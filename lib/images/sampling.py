@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from lib.ground.cache import Artifact, load_arrays, save_arrays, stage
 from lib.ground.checks import finite
 from lib.ground.precision import at_once
-from lib.ground.seeds import seed_of
+from lib.ground.seeds import name_of, seed_of
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and much of the study needs no generator
     from diffusers import StableDiffusionPipeline
@@ -123,15 +123,29 @@ def to_pixels(images: np.ndarray, device: torch.device | str = "cpu") -> torch.T
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images uint8 [image, height, width, 3] with the prompt, the number within the prompt and the digest of each."""
+    """Images uint8 [image, height, width, 3] of one stream, with the prompt, the number and the digest of each.
+
+    People's labels point to an image by its digest, which is of its pixels; what is random about it depends on its name.
+    """
 
     pixels: np.ndarray
+    stream: str
     prompts: list[str]
     numbers: list[int]
     digests: list[str]
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    @property
+    def names(self) -> list[str]:
+        """What each image was drawn as: stream, prompt and number. Two generators draw images of the same names."""
+        return [name_of(self.stream, p, n) for p, n in zip(self.prompts, self.numbers, strict=True)]
+
+    def part(self, rows: Sequence[int]) -> "ImageSet":
+        """Some of the images, in the order of `rows`."""
+        columns = ([column[i] for i in rows] for column in (self.prompts, self.numbers, self.digests))
+        return ImageSet(self.pixels[rows], self.stream, *columns)
 
 
 def image_digest(pixels: np.ndarray) -> str:
@@ -177,7 +191,8 @@ def sampled(
             parts.append(load_arrays(path)["pixels"])
         pixels = np.concatenate(parts)
         save_arrays(folder / "images.safetensors", {"pixels": pixels})
-        index = pd.DataFrame({"prompt": prompts, "number": numbers, "digest": [image_digest(x) for x in pixels]})
+        digests = [image_digest(x) for x in pixels]
+        index = pd.DataFrame({"stream": stream, "prompt": prompts, "number": numbers, "digest": digests})
         index.to_parquet(folder / "index.parquet", index=False)
 
     if not len(prompts):
@@ -201,4 +216,4 @@ def load_images(artifact: Artifact) -> ImageSet:
     """The images that `sampled` made, or a part of them."""
     index = pd.read_parquet(artifact.path / "index.parquet")
     pixels = load_arrays(artifact.path / "images.safetensors")["pixels"]
-    return ImageSet(pixels, index.prompt.tolist(), index.number.tolist(), index.digest.tolist())
+    return ImageSet(pixels, index.stream[0], index.prompt.tolist(), index.number.tolist(), index.digest.tolist())

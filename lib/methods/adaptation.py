@@ -19,7 +19,7 @@ from lib.ground import checkpoint
 from lib.ground.cache import Artifact, stage
 from lib.ground.checks import finite
 from lib.ground.domains import check
-from lib.ground.seeds import rng_of, seed_of, torch_seed
+from lib.ground.seeds import name_of, seed_of, torch_seed, uniforms
 from lib.methods.denoising import Pairs, denoising_loss, draw, gathered
 from lib.methods.training import EVERY, Updates, adamw
 
@@ -173,22 +173,23 @@ def adapted(
 
 
 def votes(
-    a: np.ndarray, b: np.ndarray, digests: Sequence[tuple[str, str]], users: Sequence[str], taste: TasteSpec
+    a: np.ndarray, b: np.ndarray, names: Sequence[tuple[str, str]], users: Sequence[str], taste: TasteSpec
 ) -> np.ndarray:
     """Which of two images each simulated user prefers: bool [user, pair], True for the first.
 
-    `a`, `b` traits in their units, float [pair, trait]; `digests` of both images. The images lie side by side in an order
-    drawn for each user, so that taking one unseen is a coin's toss. A vote depends on the user and the two images alone:
-    swapping the sides swaps the votes. Every other user votes for the first of two images that are the same.
+    `a`, `b` traits in their units, float [pair, trait]; `names` of both images, with their models: two models' images of one
+    start noise have one name. The images lie side by side in an order drawn for each user, so that taking one unseen is a
+    coin's toss. A vote depends on the user and the two images alone: swapping the sides swaps the votes. Every other user
+    votes for the first of two images that are liked exactly alike.
     """
     gap = weights(users, taste) @ (finite("traits", a) - finite("traits", b)).T / taste.noise
     chance = (1 - taste.last) / (1 + np.exp(-gap)) + taste.last / 2
-    out = np.empty(gap.shape, bool)
-    for i, name in enumerate(users):
-        for j, (x, y) in enumerate(digests):
-            drawn = rng_of(seed_of("study", name, *sorted((x, y)))).random()
-            out[i, j] = i % 2 == 0 if x == y else drawn < chance[i, j] if x < y else drawn >= 1 - chance[i, j]
-    return out
+    # One threshold, at the chance of the name that comes first: it moves as little as the chance does. To draw whether the
+    # vote goes to the image that is liked better would need no order, but turn over all votes on two that are liked alike.
+    pairs, turned = [name_of(*sorted(pair)) for pair in names], np.array([x > y for x, y in names])
+    drawn = np.stack([uniforms(pairs, "study", user) for user in users])
+    for_first = np.where(turned, drawn >= 1 - chance, drawn < chance)
+    return np.where(gap == 0, np.arange(len(users))[:, None] % 2 == 0, for_first)
 
 
 def majorities(found: np.ndarray) -> np.ndarray:

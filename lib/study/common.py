@@ -105,8 +105,8 @@ class Study:
     def panel_shares(self, images: Artifact, spec: panel.RaterSpec = panel.RaterSpec()) -> np.ndarray:
         """The share of the nine simulated evaluators who call each image good: float [image]."""
         shown = sampling.load_images(images)
-        table = panel.evaluate(self.looks(images, "a"), shown.digests, shown.prompts, spec)
-        return panel.good_shares(table, shown.digests, shown.prompts)
+        labels = panel.rate(self.looks(images, "a"), shown.names, shown.prompts, panel.EVALUATORS, spec)
+        return (labels == "good").mean(0)  # skips in the denominator
 
     def embeddings(self, images: Artifact) -> tuple[np.ndarray, np.ndarray]:
         """CLIP embeddings of images and prompts."""

@@ -65,14 +65,12 @@ class LeeStudy(Study):
     @cached_property
     def labels(self) -> pd.DataFrame:
         """Two simulated labellers' labels of the labelled images."""
-        shown = sampling.load_images(self.labelled_images)
-        return panel.label_by_two(self.looks(self.labelled_images, "a"), shown.digests, shown.prompts)
+        return panel.label_by_two(self.looks(self.labelled_images, "a"), sampling.load_images(self.labelled_images))
 
     @cached_property
     def unseen_labels(self) -> pd.DataFrame:
         """The same two labellers' labels of images of unseen objects: never trained on."""
-        shown = sampling.load_images(self.unseen_images)
-        return panel.label_by_two(self.looks(self.unseen_images, "a"), shown.digests, shown.prompts)
+        return panel.label_by_two(self.looks(self.unseen_images, "a"), sampling.load_images(self.unseen_images))
 
     def targets(self, images: Artifact, table: pd.DataFrame) -> np.ndarray:
         """1 good, 0 bad, NaN skipped or without a label, float [image]: the label of the labeller whose turn it was.
@@ -158,5 +156,5 @@ class LeeStudy(Study):
         rows = np.ravel(rows)
         seen = {head: np.concatenate([x[head] for x in looks])[rows] for head in looks[0]}
         pixels = np.concatenate([s.pixels for s in shown])[rows]
-        digests, texts = [d for s in shown for d in s.digests], [p for s in shown for p in s.prompts]
-        return votes.side(seen, self.realism(pixels), [digests[i] for i in rows], [texts[i] for i in rows], spec)
+        names, texts = [n for s in shown for n in s.names], [p for s in shown for p in s.prompts]
+        return votes.side(seen, self.realism(pixels), [names[i] for i in rows], [texts[i] for i in rows], spec)

@@ -3,6 +3,7 @@
 Users see through judge-a and the features of votes on fidelity; judge-b and the features of the Fréchet distance audit.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 
@@ -13,7 +14,7 @@ import torch
 from lib.feedback import choices, taste
 from lib.ground.cache import Artifact, digest_of
 from lib.ground.paths import MODELS
-from lib.ground.seeds import rng_of, seed_of
+from lib.ground.seeds import name_of, normals, rng_of, seed_of
 from lib.ground.sizes import GUIDANCE_SCALE, SAMPLING_STEPS
 from lib.images import embedding, models, sampling
 from lib.methods import adaptation, denoising, preference
@@ -102,7 +103,7 @@ class WuStudy(Study):
         rows = choices.groups(shown.prompts)
         drawn = [rng_of(seed_of("users", shown.prompts[r[0]])) for r in rows]
         users = [[name(u) for u in g.choice(self.size.users, self.size.choosers, replace=False)] for g in drawn]
-        return choices.choose(self.traits(images), rows, shown.digests, shown.prompts, users, self.taste, **how)
+        return choices.choose(self.traits(images), rows, shown, users, self.taste, **how)
 
     def liking(self, images: Artifact) -> np.ndarray:
         """How well the mean user likes each image: float [image]; the best that a score of images can be."""
@@ -148,11 +149,10 @@ class WuStudy(Study):
     @cached_property
     def aesthetic_weights(self) -> np.ndarray:
         """A linear predictor, on CLIP embeddings, of ratings of the labelled images without their prompts."""
-        images, noise = self.labelled_images, self.taste.noise
-        names = [f"critic-{i % self.size.users:05d}" for i in range(len(sampling.load_images(images)))]
-        own = taste.weights(names, self.taste)[:, 1:]
-        rngs = [rng_of(seed_of("rating", d)) for d in sampling.load_images(images).digests]
-        ratings = (own * self.traits(images)[:, 1:]).sum(1) + noise * np.array([g.standard_normal() for g in rngs])
+        images = self.labelled_images
+        names = sampling.load_images(images).names
+        own = taste.weights([f"critic-{i % self.size.users:05d}" for i in range(len(names))], self.taste)[:, 1:]
+        ratings = (own * self.traits(images)[:, 1:]).sum(1) + self.taste.noise * normals(names, "critic's rating")
         return preference.ridge(self.embeddings(images)[0], ratings)
 
     def aesthetic(self, images: Artifact) -> np.ndarray:
@@ -236,15 +236,15 @@ class WuStudy(Study):
         settings = dict(guidance_scale=GUIDANCE_SCALE, steps=SAMPLING_STEPS, negative_prompt=negative_prompt)
         return sampling.sampled(load, generator, *grid, kind, **settings)
 
-    def study_votes(self, a: Artifact, b: Artifact) -> tuple[np.ndarray, list[str]]:
-        """Votes of the user study on two sets of images of the same prompts: bool [user, pair], True for `a`, with the
-        prompt of each pair. Of the 120 prompts 100 are asked about; the users are none of those who chose."""
-        first, second = sampling.load_images(a), sampling.load_images(b)
+    def study_votes(self, images: Mapping[str, Artifact], a: str, b: str) -> tuple[np.ndarray, list[str]]:
+        """Votes of the user study on two models' images of the same prompts, given by the model's name: bool [user, pair],
+        True for `a`, with the prompt of each pair. Of the 120 prompts 100 are asked about; the users are none who chose."""
+        first, second = (sampling.load_images(images[model]) for model in (a, b))
         if first.prompts != second.prompts:
             raise ValueError("a user study compares images of the same prompts in the same order")
         asked = [p for i, p in enumerate(dict.fromkeys(first.prompts)) if i % 6 < 5]
         rows = [i for i, p in enumerate(first.prompts) if p in set(asked)]
-        digests = [(first.digests[i], second.digests[i]) for i in rows]
+        names = [(name_of(a, first.names[i]), name_of(b, second.names[i])) for i in rows]
         users = [f"voter-{i:02d}" for i in range(adaptation.USERS)]
-        found = adaptation.votes(self.traits(a)[rows], self.traits(b)[rows], digests, users, self.taste)
+        found = adaptation.votes(self.traits(images[a])[rows], self.traits(images[b])[rows], names, users, self.taste)
         return found, [first.prompts[i] for i in rows]
