@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from lib.feedback import choices
 from lib.feedback.taste import TasteSpec
 from lib.ground.cache import Artifact
-from lib.ground.sizes import SIZES
+from lib.ground.sizes import SIZES, SamplerSpec
 from lib.images import sampling
 from lib.methods import adaptation, denoising
 from lib.methods.adaptation import AdaptationSpec, adapt, near_uniform, select
@@ -146,14 +146,14 @@ def test_every_attention_projection_learns_and_nothing_else_moves(make_pipe, tmp
 
 def test_the_weights_load_in_the_stock_pipeline_and_draw_what_was_trained(make_pipe, tmp_path):
     pipe, _ = lora(make_pipe, tmp_path, replace(SPEC, learning_rate=0.02))
-    settings = dict(guidance_scale=2.5, steps=3)
-    trained = sampling.sample(pipe, ["One dog"] * 2, [1, 2], **settings)
+    spec = SamplerSpec(guidance_scale=2.5, steps=3, guided=3)
+    trained = sampling.sample(pipe, ["One dog"] * 2, [1, 2], spec)
     fresh = make_pipe()
-    plain = sampling.sample(fresh, ["One dog"] * 2, [1, 2], **settings).astype(int)
+    plain = sampling.sample(fresh, ["One dog"] * 2, [1, 2], spec).astype(int)
     fresh.load_lora_weights(tmp_path)
-    loaded = sampling.sample(fresh, ["One dog"] * 2, [1, 2], **settings)
+    loaded = sampling.sample(fresh, ["One dog"] * 2, [1, 2], spec)
     fresh.fuse_lora(components=["unet"])
-    fused = sampling.sample(fresh, ["One dog"] * 2, [1, 2], **settings)
+    fused = sampling.sample(fresh, ["One dog"] * 2, [1, 2], spec)
     assert np.abs(plain - trained).max() > 3
     assert np.abs(loaded.astype(int) - trained).max() <= 1 and np.abs(fused.astype(int) - trained).max() <= 1
 
@@ -237,7 +237,7 @@ def test_a_negative_prompt_stands_in_the_place_of_the_empty_one(make_pipe, empty
     def drawn(negative):
         made = sampling.sampled(
             make_pipe, {"base": "x"}, ["One dog", "Two cats"], [0, 3], "s",
-            guidance_scale=2.5, steps=3, negative_prompt=negative,
+            SamplerSpec(guidance_scale=2.5, steps=3, guided=2, negative_prompt=negative),
         )
         return sampling.load_images(made)
 
@@ -245,7 +245,7 @@ def test_a_negative_prompt_stands_in_the_place_of_the_empty_one(make_pipe, empty
     assert plain.prompts == without.prompts and plain.numbers == without.numbers == [0, 3]
     assert np.abs(plain.pixels.astype(int) - without.pixels).max() > 3
     seeds = [sampling.seed_of("s", "One dog", 0), sampling.seed_of("s", "Two cats", 3)]
-    direct = sampling.sample(make_pipe(), plain.prompts, seeds, guidance_scale=2.5, steps=3, negative_prompt="Weird image. ")
+    direct = sampling.sample(make_pipe(), plain.prompts, seeds, SamplerSpec(2.5, 3, 2, "Weird image. "))
     assert np.abs(direct.astype(int) - without.pixels).max() <= 1
     assert without.digests == [sampling.image_digest(x) for x in without.pixels]
 

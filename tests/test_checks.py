@@ -14,6 +14,7 @@ from lib.feedback import choices, judges, panel, taste, votes
 from lib.feedback.panel import EVALUATORS
 from lib.ground import stats
 from lib.ground.checks import finite
+from lib.ground.sizes import SamplerSpec
 from lib.images import embedding, metrics, networks, sampling
 from lib.methods import ablation, adaptation, finetune, preference, rejection, reward
 
@@ -335,7 +336,7 @@ def test_a_generator_whose_weights_broke_draws_nothing(make_pipe, monkeypatch, b
         sampling.decode(pipe, latents)
     torch.nn.init.constant_(pipe.unet.conv_out.bias, bad)
     with pytest.raises(ValueError, match="values of latents are NaN or infinite"):
-        sampling.sample(pipe, ["Six cats"], [0], guidance_scale=3.0, steps=2)
+        sampling.sample(pipe, ["Six cats"], [0], SamplerSpec(guidance_scale=3.0, steps=2, guided=2))
     out, seen = torch.zeros(1, 3, 64, 64), SimpleNamespace(latent_dist=SimpleNamespace(mode=lambda: latents))
     out[0, 0, 0, 0] = bad
     monkeypatch.setattr(pipe.vae, "decode", lambda *a, **k: (out,))

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from lib.desk import export, report
 from lib.ground.cache import Artifact, NotMade
 from lib.ground.paths import MODELS, ROOT
-from lib.ground.sizes import GUIDANCE_SCALE, SAMPLING_STEPS
+from lib.ground.sizes import EXACT
 from lib.images import models, sampling
 from lib.methods import preference, reward
 from lib.methods.adaptation import AdaptationSpec, adapt
@@ -153,12 +153,10 @@ def test_an_arm_loads_in_the_stock_pipeline_and_draws_the_studys_images(trained,
     study, real = LeeStudy("smoke"), FULL_METHOD if arm == "full method" else arm
     spec = study.finetune_spec(learning_rate=3e-4, beta=0.25)
     unet = study.finetuned(real, spec).path / f"unet-{updates}.safetensors"
-    own = sampling.sample(
-        models.load_generator("mini", unet), TEXTS, [5, 6], guidance_scale=GUIDANCE_SCALE, steps=SAMPLING_STEPS
-    )
+    own = sampling.sample(models.load_generator("mini", unet), TEXTS, [5, 6], EXACT)
     stock = StableDiffusionPipeline.from_pretrained(folder)
     assert {p.dtype for p in stock.unet.parameters()} == {torch.float32}
-    settings = dict(guidance_scale=GUIDANCE_SCALE, num_inference_steps=SAMPLING_STEPS, output_type="np")
+    settings = dict(guidance_scale=EXACT.guidance_scale, num_inference_steps=EXACT.steps, output_type="np")
     base = StableDiffusionPipeline.from_pretrained(MODELS / "mini-sd")
     for text, seed, image in zip(TEXTS, (5, 6), own, strict=True):
         a, b = (255 * p(text, generator=torch.Generator().manual_seed(seed), **settings).images[0] for p in (stock, base))

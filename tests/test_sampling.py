@@ -6,15 +6,17 @@ import torch
 
 from lib.ground import cache
 from lib.ground.cache import load_arrays
+from lib.ground.sizes import EXACT, SamplerSpec
 from lib.images import sampling
 
 PROMPTS = ["Two blue dogs in the forest", "A red colored apple", "Six cats", "An apple on the moon", "Six cats"]
 SEEDS = [11, 12, 13, 14, 15]
 
 
-def draw(pipe, prompts=PROMPTS, seeds=SEEDS, **settings):
-    """Images float in [0, 1] after four steps."""
-    return sampling.sample(pipe, prompts, seeds, **{"guidance_scale": 3.0, "steps": 4, **settings}) / 255
+def draw(pipe, prompts=PROMPTS, seeds=SEEDS, batch=None, **settings):
+    """Images float in [0, 1] after four steps, all guided."""
+    spec = SamplerSpec(**{"guidance_scale": 3.0, "steps": 4, "guided": 4, **settings})
+    return sampling.sample(pipe, prompts, seeds, spec, batch=batch) / 255
 
 
 @pytest.mark.parametrize("guidance, negative", [(1.0, ""), (3.0, ""), (3.0, "three green cars in the city")])
@@ -35,6 +37,46 @@ def test_prompt_guidance_and_negative_prompt_all_count(pipe):
     assert gap(prompts=PROMPTS[::-1]) > 2 / 255
     assert gap(guidance_scale=1.0) > 2 / 255
     assert gap(negative_prompt="three green cars in the city") > 2 / 255
+
+
+def test_the_later_steps_ask_once_and_take_over_what_guidance_last_changed_in_the_noise(pipe):
+    """Against the rule written out for predictions of v, whose gap in units of noise is the gap of v times the signal."""
+    spec, asked = SamplerSpec(guidance_scale=3.0, steps=4, guided=2), []
+    hook = pipe.unet.register_forward_pre_hook(lambda _, args: asked.append(len(args[0])))
+    ours = sampling.sample(pipe, PROMPTS, SEEDS, spec) / 255
+    hook.remove()
+    assert asked == [10, 10, 5, 5] and sum(asked) == 5 * spec.calls
+    text, empty = sampling.encode_texts(pipe, PROMPTS), sampling.encode_texts(pipe, [""] * 5)
+    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    scheduler.set_timesteps(4)
+    x, signal = sampling.start_noise(pipe, SEEDS), [float(scheduler.alphas_cumprod[t]) ** 0.5 for t in scheduler.timesteps]
+    with torch.no_grad():
+        for i, t in enumerate(scheduler.timesteps):
+            given = pipe.unet(x, t, encoder_hidden_states=text).sample
+            if i < 2:
+                gap = given - pipe.unet(x, t, encoder_hidden_states=empty).sample
+            x = scheduler.step(given + 2 * gap * (1 if i < 2 else signal[1] / signal[i]), t, x).prev_sample
+    np.testing.assert_allclose(ours, sampling.decode(pipe, x) / 255, atol=1.001 / 255)
+    assert abs(ours - draw(pipe)).max() > 2 / 255
+
+
+def test_without_guidance_the_unet_is_asked_once_a_step(pipe):
+    assert SamplerSpec(guidance_scale=1.0, steps=4, guided=2).calls == 4
+    np.testing.assert_array_equal(draw(pipe, guidance_scale=1.0, guided=2), draw(pipe, guidance_scale=1.0))
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [(dict(steps=0), "steps"), (dict(guided=0), "guided"), (dict(guided=9), "guided"),
+     (dict(guidance_scale=-1.0), "guidance_scale")],
+)  # fmt: skip
+def test_a_way_to_draw_that_makes_no_sense_is_refused(change, said):
+    with pytest.raises(ValueError, match=said):
+        SamplerSpec(**change)
+
+
+def test_the_study_draws_with_13_calls_and_holds_that_against_the_20_of_ten_guided_steps():
+    assert (SamplerSpec().calls, EXACT.calls) == (13, 20) and EXACT.guidance_scale == SamplerSpec().guidance_scale
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
@@ -97,21 +139,21 @@ def test_bad_requests_are_refused_in_one_line(pipe):
 # ---- the stage ----------------------------------------------------------------------------------------------------
 
 
-def drawn_from(pipe, prompts, seeds, **settings):
+def drawn_from(pipe, prompts, seeds, spec=None, **settings):
     """Stands for `sample`: 2 x 2 pixels that depend on prompt and seed alone, at no cost."""
     return np.stack([np.random.default_rng((len(p), s)).integers(0, 256, (2, 2, 3), dtype=np.uint8)
                      for p, s in zip(prompts, seeds, strict=True)])  # fmt: skip
 
 
 def stage_of(prompts, numbers, stream="labelled", load=object):
-    return sampling.sampled(load, {"base": "d1"}, prompts, numbers, stream, guidance_scale=3.0, steps=4)
+    return sampling.sampled(load, {"base": "d1"}, prompts, numbers, stream, SamplerSpec(steps=4, guided=4))
 
 
 def test_a_killed_stage_goes_on_to_the_images_of_an_undisturbed_one(tmp_path, monkeypatch, patched):
     prompts, numbers = PROMPTS * 220, list(range(1100))  # three parts: 512, 512, 76
     parts = []
 
-    def sample(pipe, prompts, seeds, **settings):
+    def sample(pipe, prompts, seeds, spec, **settings):
         parts.append(len(prompts))
         if parts == [512, 512]:
             raise KeyboardInterrupt
@@ -150,7 +192,7 @@ def test_an_images_name_knows_nothing_of_its_pixels_nor_of_what_else_is_in_the_s
     monkeypatch.setattr(sampling, "sample", lambda *args, **how: drawn_from(*args) // 2)
     order = [3, 0, 4]
     again = sampling.load_images(sampling.sampled(object, {"base": "d2"}, [PROMPTS[i] for i in order], order, "labelled",
-                                                  guidance_scale=2.0, steps=7))  # fmt: skip
+                                                  SamplerSpec(guidance_scale=2.0)))  # fmt: skip
     assert again.names == [shown.names[i] for i in order] and not set(again.digests) & set(shown.digests)
     part = shown.part(order)
     assert (part.names, part.digests) == (again.names, [shown.digests[i] for i in order])

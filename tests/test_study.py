@@ -16,7 +16,7 @@ from lib.ground import sizes
 from lib.ground.cache import Artifact, digest_of
 from lib.ground.paths import ROOT
 from lib.ground.seeds import name_of
-from lib.ground.sizes import SIZES
+from lib.ground.sizes import SIZES, SamplerSpec
 from lib.images import models, sampling
 from lib.methods import finetune, reward
 from lib.methods.finetune import FinetuneSpec
@@ -38,8 +38,8 @@ def asked(monkeypatch):
     """What a study asks the generator for, by stream: the images themselves are not drawn."""
     calls = []
 
-    def sampled(load, generator, prompts, numbers, stream, **settings):
-        calls.append(SimpleNamespace(generator=generator, prompts=prompts, numbers=numbers, stream=stream, **settings))
+    def sampled(load, generator, prompts, numbers, stream, spec=SamplerSpec()):
+        calls.append(SimpleNamespace(generator=generator, prompts=prompts, numbers=numbers, stream=stream, spec=spec))
         return artifact(stream)
 
     monkeypatch.setattr(sampling, "sampled", sampled)
@@ -112,7 +112,7 @@ def test_every_model_is_evaluated_from_the_same_start_noise(asked):
         base, *tuned = asked
         for a in tuned:
             assert (a.stream, a.prompts, a.numbers) == (base.stream, base.prompts, base.numbers)
-            assert (a.guidance_scale, a.steps) == (base.guidance_scale, base.steps)
+            assert a.spec == base.spec
             assert a.generator["unet"] is unet and a.generator["base"] == base.generator["base"]
         assert len({a.generator.get("updates") for a in asked}) == 3
 
@@ -144,7 +144,7 @@ def test_the_few_images_of_a_model_are_those_that_an_adapted_one_draws(asked, mo
     pairs = [(p, k) for p, k in zip(whole.prompts, whole.numbers, strict=True) if k < limit]
     assert all(pairs == list(zip(a.prompts, a.numbers, strict=True)) and a.stream == whole.stream for a in drawn)
     assert made.adapted_images(kind) == made.few_images(kind) == (artifact(whole.stream), limit)  # the base's are a part
-    assert [a.negative_prompt for a in drawn] == ["Weird image. ", ""] and "lora" in drawn[1].generator
+    assert [a.spec.negative_prompt for a in drawn] == ["Weird image. ", ""] and "lora" in drawn[1].generator
 
 
 def test_fewer_images_of_the_evaluation_prompts_are_the_first_of_all(asked):
@@ -335,7 +335,7 @@ def test_the_work_of_a_size_counts_the_arms_and_settings_that_are_trained():
     (cell,) = [c for c in book["cells"] if "parameters" in c["metadata"].get("tags", [])]
     given = {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse("".join(cell["source"])).body}
     assert sizes.TRAINED == len(ARMS) and sizes.TRIED == len(given["learning_rates"]) * len(given["betas"])
-    assert sizes.unet_runs({"to label": 3, "trained on": 2}) == 3 * 2 * sizes.SAMPLING_STEPS + 2 * 3
+    assert sizes.unet_runs({"to label": 3, "trained on": 2}) == 3 * sizes.SamplerSpec().calls + 2 * 3
     assert list(SIZES) == sorted(SIZES, key=sizes.cpu_hours) and sizes.cpu_hours("evening") == sizes.EVENING_HOURS
 
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from lib.feedback import judges
 from lib.ground import precision
-from lib.ground.sizes import GUIDANCE_SCALE, SAMPLING_STEPS
 from lib.images import embedding, models, sampling
 from lib.methods import denoising, finetune, reward
 from lib.world import prompts, scenes, web
@@ -51,9 +50,7 @@ def rates() -> dict[str, float]:
     pipe, (clip, preprocess, tokenizer) = models.load_generator(), models.load_clip()
     found = {
         "scenes rendered": rate(lambda: [scenes.render(s, rng) for s in drawn], IMAGES),
-        "images sampled": rate(
-            lambda: sampling.sample(pipe, texts, range(IMAGES), guidance_scale=GUIDANCE_SCALE, steps=SAMPLING_STEPS), IMAGES
-        ),
+        "images sampled": rate(lambda: sampling.sample(pipe, texts, range(IMAGES)), IMAGES),
         "images judged": rate(lambda: judges.look(models.load_judge("b"), pixels), IMAGES),
         "images embedded": rate(lambda: embedding.embed_images(clip, preprocess, pixels), IMAGES),
         "prompts embedded": rate(lambda: embedding.embed_texts(clip, tokenizer, texts), IMAGES),

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from lib.desk import report
 from lib.ground.cache import Artifact, NotMade, digest_of, file_digests, if_found, save_arrays, save_json
 from lib.ground.paths import MODELS
-from lib.ground.sizes import GUIDANCE_SCALE, SAMPLING_STEPS, SIZES, size_named
+from lib.ground.sizes import EXACT, SIZES, size_named
 from lib.methods.reward import Reward, RewardSpec
 from lib.study.common import Study
 from lib.study.lee import ARMS, FULL_METHOD, OTHER_WEIGHTINGS, LeeStudy
@@ -237,8 +237,8 @@ def copy(source: Path, folder: Path, wanted: Callable[[Path], bool]) -> None:
 
 
 def drawn(**settings) -> str:
-    """A line that draws an image as the study does."""
-    settings = {"guidance_scale": GUIDANCE_SCALE, "num_inference_steps": SAMPLING_STEPS} | settings
+    """A line that draws an image nearly as the study does: a stock pipeline guides every step (see `SamplerSpec`)."""
+    settings = {"guidance_scale": EXACT.guidance_scale, "num_inference_steps": EXACT.steps} | settings
     return f'image = pipe("Two blue dogs in the forest", {", ".join(f"{k}={v!r}" for k, v in settings.items())}).images[0]'
 
 

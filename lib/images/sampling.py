@@ -3,7 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from lib.ground.cache import Artifact, load_arrays, save_arrays, stage
 from lib.ground.checks import finite
 from lib.ground.precision import at_once
 from lib.ground.seeds import name_of, seed_of
+from lib.ground.sizes import SamplerSpec
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and much of the study needs no generator
     from diffusers import StableDiffusionPipeline
@@ -48,15 +49,8 @@ def encode_texts(pipe: "StableDiffusionPipeline", texts: Sequence[str], batch: i
 
 @torch.no_grad()
 def sample(
-    pipe: "StableDiffusionPipeline",
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    *,
-    guidance_scale: float,
-    steps: int = 12,
-    negative_prompt: str = "",
-    batch: int | None = None,
-    progress: str | None = None,
+    pipe: "StableDiffusionPipeline", prompts: Sequence[str], seeds: Sequence[int], spec: SamplerSpec = SamplerSpec(), *,
+    batch: int | None = None, progress: str | None = None,
 ) -> np.ndarray:
     """One image a prompt: uint8 [image, height, width, 3].
 
@@ -68,31 +62,44 @@ def sample(
         raise ValueError("no prompts: give at least one prompt to sample from")
     if len(prompts) != len(seeds):
         raise ValueError(f"need one seed a prompt, got {len(prompts)} prompts and {len(seeds)} seeds")
-    states = encode_texts(pipe, prompts)
-    empty = encode_texts(pipe, [negative_prompt])
-    guided, batch = guidance_scale != 1.0, batch or at_once(64)
+    states, empty, batch = encode_texts(pipe, prompts), encode_texts(pipe, [spec.negative_prompt]), batch or at_once(64)
     noise, out = start_noise(pipe, seeds[:batch]), []
     bar = tqdm(total=len(prompts), desc=progress, unit="image", disable=progress is None, file=sys.stdout, mininterval=5)
     for i in range(0, len(prompts), batch):
-        text = states[i : i + batch]
-        x = noise.to(pipe.device)
-        both = torch.cat([empty.expand_as(text), text]) if guided else text
-        scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
-        scheduler.set_timesteps(steps, device=pipe.device)
-        x = x * scheduler.init_noise_sigma
-        for t in scheduler.timesteps:
-            scaled = scheduler.scale_model_input(torch.cat([x, x]) if guided else x, t)
-            scaled = scaled.contiguous(memory_format=torch.channels_last)
-            predicted = pipe.unet(scaled, t, encoder_hidden_states=both, return_dict=False)[0]
-            if guided:
-                without, given = predicted.chunk(2)
-                predicted = without + guidance_scale * (given - without)
-            x = scheduler.step(predicted, t, x, return_dict=False)[0]
+        latents = denoised(pipe, noise.to(pipe.device), states[i : i + batch], empty, spec)
         noise = start_noise(pipe, seeds[i + batch : i + 2 * batch])  # while a GPU is busy: `decode` waits for it
-        out.append(decode(pipe, x))
-        bar.update(len(x))
+        out.append(decode(pipe, latents))
+        bar.update(len(out[-1]))
     bar.close()
     return np.concatenate(out)
+
+
+def denoised(
+    pipe: "StableDiffusionPipeline", noise: torch.Tensor, text: torch.Tensor, empty: torch.Tensor, spec: SamplerSpec
+) -> torch.Tensor:
+    """Latents from unit noise, float32 [image, channel, height, width], under text states [image, token, width].
+
+    Guidance adds `guidance_scale - 1` times the gap between what the U-Net predicts with the prompt and without. After
+    `guided` steps the gap is the last one that was computed, in units of noise: a prediction of v holds the noise times the
+    square root of the signal's share, which grows from step to step.
+    """
+    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    scheduler.set_timesteps(spec.steps, device=pipe.device)
+    signal = scheduler.alphas_cumprod.sqrt() if scheduler.config.prediction_type == "v_prediction" else None
+    both, x = torch.cat([empty.expand_as(text), text]), noise * scheduler.init_noise_sigma
+    for step, t in enumerate(scheduler.timesteps):
+        twice = spec.guidance_scale != 1 and step < spec.guided
+        scaled = scheduler.scale_model_input(torch.cat([x, x]) if twice else x, t)
+        scaled = scaled.contiguous(memory_format=torch.channels_last)
+        predicted = pipe.unet(scaled, t, encoder_hidden_states=both if twice else text, return_dict=False)[0]
+        unit = 1.0 if signal is None else signal[t.cpu()].to(x.device)
+        if twice:
+            without, predicted = predicted.chunk(2)
+            gap = (predicted - without) * unit
+        if spec.guidance_scale != 1:
+            predicted = predicted + (spec.guidance_scale - 1) * gap / unit
+        x = scheduler.step(predicted, t, x, return_dict=False)[0]
+    return x
 
 
 @torch.no_grad()
@@ -159,20 +166,14 @@ def sampled(
     prompts: Sequence[str],
     numbers: Sequence[int],
     stream: str,
-    *,
-    guidance_scale: float,
-    steps: int,
-    negative_prompt: str = "",
+    spec: SamplerSpec = SamplerSpec(),
 ) -> Artifact:
     """The stage of images: one a prompt and number, kept in parts of 512 or a GPU's batch so that a killed run goes on.
 
     `load` gives the pipeline, `generator` the digests of what it loads. The start noise depends on `stream`, prompt and
     number alone: two generators on one stream start from the same noise.
     """
-    spec = {
-        "prompts": list(prompts), "numbers": [int(n) for n in numbers], "stream": stream,
-        "guidance_scale": guidance_scale, "steps": steps, "negative_prompt": negative_prompt,
-    }  # fmt: skip
+    wanted = {"prompts": list(prompts), "numbers": [int(n) for n in numbers], "stream": stream, **asdict(spec)}
 
     def make(folder: Path) -> None:
         seeds = [seed_of(stream, p, n) for p, n in zip(prompts, numbers, strict=True)]
@@ -183,11 +184,7 @@ def sampled(
                 pipe = pipe or load()
                 here = slice(first, first + size)
                 name = f"{stream}: images {first}-{min(first + size, len(seeds))} of {len(seeds)}"
-                pixels = sample(
-                    pipe, prompts[here], seeds[here], guidance_scale=guidance_scale, steps=steps,
-                    negative_prompt=negative_prompt, progress=name,
-                )  # fmt: skip
-                save_arrays(path, {"pixels": pixels})
+                save_arrays(path, {"pixels": sample(pipe, prompts[here], seeds[here], spec, progress=name)})
             parts.append(load_arrays(path)["pixels"])
         pixels = np.concatenate(parts)
         save_arrays(folder / "images.safetensors", {"pixels": pixels})
@@ -197,7 +194,7 @@ def sampled(
 
     if not len(prompts):
         raise ValueError("no prompts: give at least one prompt to sample from")
-    return stage("images", spec, generator, make, ("lib.images.models", load))
+    return stage("images", wanted, generator, make, ("lib.images.models", load))
 
 
 def numbered_below(images: Artifact, limit: int) -> Artifact:

@@ -13,7 +13,7 @@ import torch
 from lib.feedback import judges, panel, votes
 from lib.ground.cache import Artifact
 from lib.ground.seeds import rng_of
-from lib.ground.sizes import GUIDANCE_SCALE, SAMPLING_STEPS, size_named
+from lib.ground.sizes import SamplerSpec, size_named
 from lib.images import embedding, metrics, models, sampling
 from lib.methods import denoising
 from lib.study import ahead
@@ -51,17 +51,16 @@ class Study:
     # ---- images ---------------------------------------------------------------------------------------------------
 
     def sample(
-        self, texts: list[str], numbers: list[int], stream: str, unet: tuple[Artifact, int] | None = None
-    ) -> Artifact:
+        self, texts: list[str], numbers: list[int], stream: str, unet: tuple[Artifact, int] | None = None,
+        spec: SamplerSpec = SamplerSpec(),
+    ) -> Artifact:  # fmt: skip
         """Images of the base, or of a U-Net after so many updates; one start noise a prompt, number and stream."""
         generator, path = {"base": self.base_digest}, None
         if unet is not None:
             artifact, updates = unet
             path = artifact.path / f"unet-{updates}.safetensors"
             generator |= {"unet": artifact, "updates": str(updates)}
-        return sampling.sampled(
-            self.generator(path), generator, texts, numbers, stream, guidance_scale=GUIDANCE_SCALE, steps=SAMPLING_STEPS
-        )
+        return sampling.sampled(self.generator(path), generator, texts, numbers, stream, spec)
 
     def _grid(self, texts: list[str], images: list[int]) -> tuple[list[str], list[int]]:
         pairs = [(p, k) for p, n in zip(texts, images, strict=True) for k in range(n)]
@@ -87,10 +86,12 @@ class Study:
         texts = prompts.evaluation_prompts()[:: self.size.evaluation_stride]
         return self.sample(*self._grid(texts, [each or self.size.evaluation_images] * len(texts)), "evaluation", unet)
 
-    def fidelity_images(self, unet: tuple[Artifact, int] | None = None) -> Artifact:
+    def fidelity_images(
+        self, unet: tuple[Artifact, int] | None = None, spec: SamplerSpec = SamplerSpec()
+    ) -> Artifact:  # fmt: skip
         """One image for each held-out web caption."""
         captions = self.web_captions(self.size.fidelity_captions, 2)
-        return self.sample(captions, list(range(len(captions))), "fidelity", unet)
+        return self.sample(captions, list(range(len(captions))), "fidelity", unet, spec)
 
     # ---- what is seen in them -------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from lib.feedback import panel, votes
 from lib.feedback.labels import matched
 from lib.ground.cache import Artifact, digest_of
 from lib.ground.seeds import seed_of
+from lib.ground.sizes import SamplerSpec
 from lib.images import models, sampling
 from lib.methods import denoising, finetune, reward
 from lib.study.common import Study
@@ -42,10 +43,12 @@ class LeeStudy(Study):
         texts = prompts.unseen_prompts(self.size.unseen_prompts)
         return self.sample(*self._grid(texts, [self.size.unseen_images] * len(texts)), "unseen")
 
-    def selection_images(self, unet: tuple[Artifact, int] | None = None) -> Artifact:
+    def selection_images(
+        self, unet: tuple[Artifact, int] | None = None, spec: SamplerSpec = SamplerSpec()
+    ) -> Artifact:  # fmt: skip
         """Images of the 40 selection prompts."""
         texts = prompts.selection_prompts()
-        return self.sample(*self._grid(texts, [self.size.selection_images] * len(texts)), "selection", unet)
+        return self.sample(*self._grid(texts, [self.size.selection_images] * len(texts)), "selection", unet, spec)
 
     def candidate_images(self, unet: tuple[Artifact, int] | None = None) -> list[Artifact]:
         """`size.candidates` images of each evaluation prompt: the evaluation images, and more of their stream."""

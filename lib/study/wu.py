@@ -15,7 +15,7 @@ from lib.feedback import choices, taste
 from lib.ground.cache import Artifact, digest_of
 from lib.ground.paths import MODELS
 from lib.ground.seeds import name_of, normals, rng_of, seed_of
-from lib.ground.sizes import GUIDANCE_SCALE, SAMPLING_STEPS
+from lib.ground.sizes import SamplerSpec
 from lib.images import embedding, models, sampling
 from lib.methods import adaptation, denoising, preference
 from lib.methods.adaptation import AdaptationSpec
@@ -65,7 +65,7 @@ class WuStudy(Study):
         texts = self.choice_prompts("test")[: self.size.second_prompts]
         return sampling.sampled(
             models.load_second, {"base": self.base_digest, "second": models.verify("mini-second")},
-            *self._grid(texts, [2] * len(texts)), "second", guidance_scale=GUIDANCE_SCALE, steps=SAMPLING_STEPS,
+            *self._grid(texts, [2] * len(texts)), "second",
         )  # fmt: skip
 
     def _traits(self, images: Artifact) -> np.ndarray:
@@ -233,8 +233,7 @@ class WuStudy(Study):
         generator, load = {"base": self.base_digest}, self.generator()
         if lora is not None:
             generator, load = generator | {"lora": lora}, lambda: models.load_lora(lora.path)
-        settings = dict(guidance_scale=GUIDANCE_SCALE, steps=SAMPLING_STEPS, negative_prompt=negative_prompt)
-        return sampling.sampled(load, generator, *grid, kind, **settings)
+        return sampling.sampled(load, generator, *grid, kind, SamplerSpec(negative_prompt=negative_prompt))
 
     def study_votes(self, images: Mapping[str, Artifact], a: str, b: str) -> tuple[np.ndarray, list[str]]:
         """Votes of the user study on two models' images of the same prompts, given by the model's name: bool [user, pair],
