@@ -178,7 +178,7 @@ def test_before_a_notebook_ran_here_it_opens_with_the_answer_and_minutes_of_our_
 
 
 def test_publishing_replaces_what_was_committed_and_renews_the_readme_from_the_largest_size(ours, reports, monkeypatch):
-    monkeypatch.setattr(publish, "is_fresh", lambda notebook, given, size, elsewhere=False: elsewhere)  # with other libraries
+    monkeypatch.setattr(publish, "is_fresh", lambda notebook, given, size, elsewhere=False: elsewhere)  # other libraries
     (ours.parent / "notebooks").mkdir(parents=True)
     (ours.parent / "notebooks" / "05_tuning.ipynb").touch()
     for size in ("evening", "gpu", "smoke"):
