@@ -117,7 +117,7 @@ def test_a_label_depends_on_the_rater_the_images_name_and_what_is_seen_alone():
     both = panel.rate(seen, images, prompts, ["bob", "ann"])
     assert np.array_equal(both[1], given) and (both[0] != given).any()
     assert rate(seen, images[::-1], prompts, "ann") != given.tolist()
-    even = replace(RaterSpec(), slant=0)  # raters of one leniency still judge each for themselves
+    even = replace(RaterSpec(), slant=0, lapse=0)  # raters of one leniency still judge each for themselves
     assert rate(seen, images, prompts, "ann", even) != rate(seen, images, prompts, "bob", even)
 
 
