@@ -73,8 +73,8 @@ def test_a_scene_is_right_for_what_it_shows_and_wrong_for_anything_else():
 
 def test_only_what_the_prompt_names_is_asked_and_always_the_object():
     chances = attribute_chances(seen_as([Scene(2, None, "dog", "forest")], 0.9), ["A dog in the forest"])
-    assert {head: p.tolist() for head, p in chances.items()} == {
-        "object": [0.9], "background": [0.9], "count": [1], "colour": [1]}  # fmt: skip
+    asked = {head: p.tolist() for head, p in chances.items() if not np.isnan(p).any()}
+    assert asked == {"object": [0.9], "background": [0.9]}
 
 
 def test_the_natural_colour_counts_for_a_red_apple_and_not_for_a_red_dog():
@@ -117,7 +117,7 @@ def test_a_label_depends_on_the_rater_the_images_name_and_what_is_seen_alone():
     both = panel.rate(seen, images, prompts, ["bob", "ann"])
     assert np.array_equal(both[1], given) and (both[0] != given).any()
     assert rate(seen, images[::-1], prompts, "ann") != given.tolist()
-    even = replace(RaterSpec(), slant=0)  # raters of one leniency still judge each for themselves
+    even = replace(RaterSpec(), slant=0, lapse=0)  # raters of one leniency still judge each for themselves
     assert rate(seen, images, prompts, "ann", even) != rate(seen, images, prompts, "bob", even)
 
 

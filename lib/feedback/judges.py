@@ -53,14 +53,14 @@ def _right(prompts: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def attribute_chances(seen: dict[str, np.ndarray], prompts: Sequence[str]) -> dict[str, np.ndarray]:
-    """The chance in [0, 1] that what each image's prompt names is right, by head float [image]; 1 where it names nothing."""
+    """The chance in [0, 1] that what each image's prompt names is right, by head float [image]; NaN if it names nothing."""
     _finite(seen)
-    return {h: np.where(right.all(1), 1.0, (seen[h] * right).sum(1, dtype=float)) for h, right in _right(prompts).items()}
+    return {h: np.where(right.all(1), np.nan, (seen[h] * right).sum(1, dtype=float)) for h, right in _right(prompts).items()}
 
 
 def match(seen: dict[str, np.ndarray], prompts: Sequence[str], certainty: float) -> np.ndarray:
     """The logit of the chance that all that the prompt names is right, within plus and minus `certainty`: float [image]."""
-    p = np.prod(list(attribute_chances(seen, prompts).values()), 0).clip(1e-6, 1 - 1e-6)
+    p = np.nanprod(list(attribute_chances(seen, prompts).values()), 0).clip(1e-6, 1 - 1e-6)
     return np.log(p / (1 - p)).clip(-certainty, certainty)
 
 
