@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -55,3 +56,12 @@ def test_training_is_in_the_precision_that_is_fast(fast, dtype, monkeypatch):
     monkeypatch.setattr(precision, "FAST_BFLOAT16", fast)
     with precision.autocast():
         assert torch.nn.Linear(2, 2).to(precision.DEVICE)(torch.ones(1, 2, device=precision.DEVICE)).dtype == dtype
+
+
+@pytest.mark.parametrize("gigabytes, images", [(80, 2048), (16, 2048), (8, 1024), (0.5, 128)])
+def test_a_gpu_takes_as_many_images_at_once_as_its_memory_allows_and_a_processor_what_suits_it(gigabytes, images, monkeypatch):
+    memory = SimpleNamespace(total_memory=int(gigabytes * 2**30))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
+    for device, expected in (("cuda", images), ("cpu", 128)):
+        monkeypatch.setattr(precision, "DEVICE", torch.device(device))
+        assert precision.at_once(128) == expected

@@ -1,17 +1,22 @@
-"""What pre-training shares: the contrastive loss, the text tower in two formats, and texts with what they name."""
+"""What pre-training shares: the contrastive loss, the text tower in two formats, texts with what they name, and the loop."""
 
+import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from transformers import CLIPTokenizer
 
 from lib.ground.precision import DEVICE
 from lib.images.models import MODELS
 from lib.methods.adaptation import PREFIX
+from lib.methods.training import Updates
 from lib.study.wu import ADAPTATIONS
 from lib.world.prompts import parse
+from pretrain import common
 from pretrain.clip import contrastive_loss, make_clip, model_config, take_text_encoder, text_encoder
 from pretrain.mini_clip import NAMED, RESNET, said
 from pretrain.unet import NO_CAPTION
@@ -76,3 +81,120 @@ def test_texts_name_what_their_classes_say():
 def test_dropped_captions_teach_the_prefixes_of_adaptation_to_mean_nothing_and_mostly_leave_nothing():
     assert sum(NO_CAPTION.values()) == pytest.approx(1) and NO_CAPTION[""] > 0.5
     assert set(NO_CAPTION) == {"", PREFIX, ADAPTATIONS["another prefix"]["prefix"]}
+
+
+# ---- the loop -----------------------------------------------------------------------------------------------------
+
+
+def network() -> nn.Module:
+    """Two matrices of one shape, one tall, and what AdamW takes: biases, an embedding, running means."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Embedding(5, 6), nn.Linear(6, 6), nn.Linear(6, 6), nn.Flatten(), nn.BatchNorm1d(12),
+                             nn.Linear(12, 4), nn.Linear(4, 12))  # fmt: skip
+
+
+def by_hand(weights: list[torch.Tensor], gradients: list[list[torch.Tensor]], muon: list[bool], rates) -> None:
+    """Muon and AdamW, one weight after the other, as their papers write them."""
+    for p, of_p, orthogonal in zip(weights, zip(*gradients, strict=True), muon, strict=True):
+        m, v = torch.zeros_like(p), torch.zeros_like(p)
+        for t, (g, (rate, adam_rate)) in enumerate(zip(of_p, rates, strict=True), 1):
+            if orthogonal:
+                m = 0.95 * m + g
+                x = g + 0.95 * m
+                x = x / x.norm()
+                for _ in range(5):
+                    a = x @ x.T
+                    x = 3.4445 * x - 4.7750 * a @ x + 2.0315 * a @ a @ x
+                p.copy_((1 - 0.01 * rate) * p - rate * max(1, len(p) / p.shape[1]) ** 0.5 * x)
+            else:
+                m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
+                p.sub_(adam_rate * (m / (1 - 0.9**t)) / ((v / (1 - 0.99**t)).sqrt() + 1e-8))
+
+
+@pytest.mark.parametrize("in_tensors", [False, True])
+def test_muon_makes_the_updates_of_its_papers_with_rates_as_numbers_or_in_tensors(in_tensors, monkeypatch):
+    monkeypatch.setattr(common, "FAST_BFLOAT16", False)
+    net, g = network(), torch.Generator().manual_seed(1)
+    names = [n for n, _ in net.named_parameters()]
+    muon = [n.endswith("weight") and n[0] in "1256" for n in names]
+    gradients = [[torch.randn(p.shape, generator=g) for p in net.parameters()] for _ in range(6)]
+    rates = [(0.02 / (i + 1), 0.002 * (i + 1)) for i in range(6)]
+    expected = [p.detach().clone() for p in net.parameters()]
+    by_hand(expected, gradients, muon, rates)
+    optimiser = common.Muon(net)
+    for now, update in zip(gradients, rates, strict=True):
+        for p, x in zip(net.parameters(), now, strict=True):
+            p.grad = x.clone()
+        for group, rate in zip(optimiser.param_groups, update, strict=True):
+            group["lr"] = torch.tensor(rate) if in_tensors else rate
+        optimiser.step()
+    for name, p, x in zip(names, net.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.detach(), x, atol=2e-6, rtol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_weights_without_a_gradient_stay():
+    net = network()
+    before = net[5].weight.detach().clone()
+    for p in net[1].parameters():
+        p.grad = torch.ones_like(p)
+    common.Muon(net).step()
+    assert torch.equal(net[5].weight, before) and (net[1].bias != 0).all()
+
+
+@pytest.fixture
+def train(monkeypatch, tmp_path):
+    """A function that trains the network for 30 updates; a checkpoint after each, as the clock goes by minutes."""
+    clock = itertools.count(step=61)
+    monkeypatch.setattr(common.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(common, "CACHE", tmp_path)
+
+    def run(name, stop=None, **settings):
+        net, drawn = network().to(DEVICE), []
+
+        def draw(step):
+            if step == stop:
+                raise KeyboardInterrupt
+            drawn.append(step)
+            g = torch.Generator().manual_seed(step)
+            return torch.randint(5, (8, 2), generator=g), torch.randn((8, 12), generator=g)
+
+        def loss(words, wanted):
+            return (net(words) - wanted).square().mean()
+
+        common.train(name, net, draw, loss, 30, **settings)
+        return {k: v.cpu() for k, v in net.state_dict().items()}, drawn
+
+    return run
+
+
+def test_a_killed_training_run_goes_on_to_the_same_weights_bit_for_bit(train):
+    whole, drawn = train("whole")
+    assert drawn == list(range(30)) and not torch.equal(whole["1.weight"], network()[1].weight)
+    with pytest.raises(KeyboardInterrupt):
+        train("killed", stop=12)
+    resumed, drawn = train("killed")
+    assert drawn == list(range(12, 30))
+    assert all(torch.equal(x, whole[k]) for k, x in resumed.items())
+
+
+def test_replayed_training_gives_the_weights_of_the_plain_loop(train, monkeypatch):
+    monkeypatch.setattr(common, "FAST_BFLOAT16", False)
+
+    def stand_in(body):
+        for _ in range(4):
+            body()
+        return body
+
+    found = []
+    for name, capture in (("plain", None), ("replayed", stand_in)):
+        monkeypatch.setattr(common, "Updates", partial(Updates, capture=capture))
+        found.append(train(name, average=0.9)[0])
+    for k, x in found[0].items():
+        torch.testing.assert_close(found[1][k], x, atol=2e-5, rtol=1e-4, msg=lambda m, k=k: f"{k}: {m}")
+
+
+def test_a_loss_that_is_not_finite_ends_a_training_run_in_words(train, monkeypatch):
+    monkeypatch.setattr(common, "Updates", partial(Updates, capture=None))
+    with pytest.raises(ValueError, match="^the spoilt loss is nan at update 1: lower the learning rate$"):
+        train("spoilt", lr=float("nan"))
