@@ -140,11 +140,12 @@ def test_the_few_images_of_a_model_are_those_that_an_adapted_one_draws(asked, mo
     _, limit = made.few_images(kind, unet)
     made.adapted_images(kind, negative_prompt="Weird image. ")
     made.adapted_images(kind, lora=artifact("lora"))
+    made.few_images(kind, unet, whole=False)
     whole, *drawn = asked
     pairs = [(p, k) for p, k in zip(whole.prompts, whole.numbers, strict=True) if k < limit]
     assert all(pairs == list(zip(a.prompts, a.numbers, strict=True)) and a.stream == whole.stream for a in drawn)
     assert made.adapted_images(kind) == made.few_images(kind) == (artifact(whole.stream), limit)  # the base's are a part
-    assert [a.spec.negative_prompt for a in drawn] == ["Weird image. ", ""] and "lora" in drawn[1].generator
+    assert [a.spec.negative_prompt for a in drawn] == ["Weird image. ", "", ""] and "lora" in drawn[1].generator
 
 
 def test_fewer_images_of_the_evaluation_prompts_are_the_first_of_all(asked):

@@ -50,7 +50,7 @@ class AdaptationSpec:
     prefix: str = PREFIX  # before the prompts of non-preferred images
     swapped: bool = False  # a control: preferred and non-preferred images change places
     updates: int | None = None  # None: those of the study's size
-    learning_rate: float = 1e-2  # at the start; with the batch, by users' votes on the 40 selection prompts at size laptop
+    learning_rate: float = 1e-2  # at the start; with the batch, by users' votes on the 40 selection prompts at size evening
     batch: tuple[int, int, int] = (18, 14, 8)  # preferred, non-preferred, real; 40 as in the paper
     clip: float = 1.0  # largest norm of the gradient
     warmup: int = 20  # updates

@@ -212,13 +212,6 @@ class WuStudy(Study):
             self.real_pairs(pipe),
         ]
 
-    def few_images(self, kind: str, unet: tuple[Artifact, int] | None = None) -> Artifact:
-        """Of a model's images of the `evaluation` prompts or of held-out web captions (`fidelity`), which other notebooks
-        ask for whole, as many as `adapted_images` draws."""
-        if kind == "evaluation":
-            return sampling.numbered_below(self.evaluation_images(unet), self.size.adapted_images)
-        return sampling.numbered_below(self.fidelity_images(unet), self.size.adapted_captions)
-
     def adapted_images(self, kind: str, lora: Artifact | None = None, negative_prompt: str = "") -> Artifact:
         """Images of the `evaluation` prompts or of held-out web captions (`fidelity`), from the noise of every other model:
         of the base, or of the base with a LoRA, under a negative prompt or none."""
