@@ -1,76 +1,133 @@
-"""How fast this machine does what the study spends its time on: `make bench`.
+"""How fast this machine does what the study spends its time on, and how near that is to its limit: `make bench`.
 
-Rates of one process, the best of three rounds. Machines are noisy: compare the lines of one run, not those of two.
+Rates of one process, the best of three rounds, with the arithmetic of an item and the share of the rate at which the same
+machine multiplies large matrices. Machines are noisy: compare the lines of one run, not those of two.
 """
 
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from lib.feedback import judges
 from lib.ground import precision
+from lib.ground.precision import DEVICE
 from lib.images import embedding, models, sampling
-from lib.methods import denoising, finetune, reward
+from lib.methods import denoising, finetune
 from lib.world import prompts, scenes, web
 
-IMAGES = 64
-UPDATES = 4
+ON_GPU = DEVICE.type == "cuda"
+BATCHES = (64, 512, 2048) if ON_GPU else (64,)  # images sampled at once
+UPDATES = {(48, 24): 200, (256, 256): 200} if ON_GPU else {(48, 24): 4}  # of fine-tuning, by batch
 
 
-def rate(work: Callable[[], object], count: int, rounds: int = 3) -> float:
-    """Items a second of `work`, which does `count` of them; the best round, after one that is not counted."""
-    work()
-    seconds = []
-    for _ in range(rounds):
+@dataclass(frozen=True)
+class Rate:
+    """Items a second of some work, the arithmetic of one (floating-point operations; None: not counted)."""
+
+    name: str
+    items: float
+    operations: float | None = None
+    training: bool = False  # in bfloat16 where that is fast
+
+
+def seconds(work: Callable[[], object], rounds: int = 3) -> float:
+    """What `work` takes, the best of some rounds after one that is not counted."""
+    taken = []
+    for _ in range(rounds + 1):
+        finished()
         start = time.perf_counter()
         work()
-        seconds.append(time.perf_counter() - start)
-    return count / min(seconds)
+        finished()
+        taken.append(time.perf_counter() - start)
+    return min(taken[1:])
 
 
-def in_both_precisions(name: str, work: Callable[[], object], count: int) -> dict[str, float]:
-    """The rate as the study does it, and in float32 where that differs."""
-    found = {name: rate(work, count)}
-    if precision.FAST_BFLOAT16:
-        precision.FAST_BFLOAT16 = False
-        found[f"{name}, in float32"] = rate(work, count)
-        precision.FAST_BFLOAT16 = True
+def finished() -> None:
+    """Wait until a GPU has done what it was asked for."""
+    if ON_GPU:
+        torch.cuda.synchronize()
+
+
+def rate(
+    name: str, work: Callable[[], object], count: int, training: bool = False, of: Callable[[], object] | None = None
+) -> Rate:
+    """The rate of `work`, which does `count` items; `of` does the arithmetic of one."""
+    operations = None
+    if of:
+        with FlopCounterMode(display=False) as counter:
+            of()
+        operations = float(counter.get_total_flops())
+    return Rate(name, count / seconds(work), operations, training)
+
+
+def matrix_rates(size: int = 8192 if ON_GPU else 2048) -> dict[torch.dtype, float]:
+    """Floating-point operations a second in multiplying two square matrices, in float32 and in bfloat16."""
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16)[: 1 + precision.FAST_BFLOAT16]:
+        a = torch.randn(size, size, device=DEVICE).to(dtype)
+        found[dtype] = 2 * size**3 / seconds(lambda a=a: a @ a)
     return found
 
 
-def rates() -> dict[str, float]:
-    """Items a second by name."""
+def rates() -> list[Rate]:
+    """The rates of all that the study spends its time on."""
     rng = np.random.default_rng(0)
-    texts = prompts.evaluation_prompts()[:IMAGES]
-    drawn = [web.web_pair(rng)[1] for _ in range(IMAGES)]
-    pixels = np.stack([scenes.render(s, rng) for s in drawn])
+    count = BATCHES[-1]
+    texts = [prompts.evaluation_prompts()[i % 120] for i in range(count)]
+    drawn = [web.web_pair(rng)[1] for _ in range(64)]
+    pixels = np.resize(np.stack([scenes.render(s, rng) for s in drawn]), (count, scenes.SIZE, scenes.SIZE, 3))
     pipe, (clip, preprocess, tokenizer) = models.load_generator(), models.load_clip()
-    found = {
-        "scenes rendered": rate(lambda: [scenes.render(s, rng) for s in drawn], IMAGES),
-        "images sampled": rate(lambda: sampling.sample(pipe, texts, range(IMAGES)), IMAGES),
-        "images judged": rate(lambda: judges.look(models.load_judge("b"), pixels), IMAGES),
-        "images embedded": rate(lambda: embedding.embed_images(clip, preprocess, pixels), IMAGES),
-        "prompts embedded": rate(lambda: embedding.embed_texts(clip, tokenizer, texts), IMAGES),
-    }
-    spec = reward.RewardSpec(epochs=UPDATES)
-    image, text = (rng.normal(size=(spec.batch, 128)).astype(np.float32) for _ in range(2))
-    others = rng.integers(spec.batch, size=(spec.batch, UPDATES * spec.perturbed))
-    labels = np.arange(spec.batch) % 2.0
-    found |= in_both_precisions(
-        "updates of a reward", lambda: reward.train_reward(image, text, labels, others, text, spec), UPDATES
-    )
-    pairs, tuning = denoising.encoded(pipe, sampling.encode(pipe, pixels), texts), finetune.FinetuneSpec(updates=UPDATES)
+    found = [rate("scenes rendered", lambda: [scenes.render(s, rng) for s in drawn], len(drawn))]
+
+    def draw(n: int) -> None:
+        sampling.sample(pipe, texts[:n], range(n), batch=n)
+
+    found += [rate(f"images sampled, {n} at once", lambda n=n: draw(n), n, of=lambda: draw(1)) for n in BATCHES]
+    judge, one = models.load_judge("b"), pixels[:1]
+    found += [
+        rate("images judged", lambda: judges.look(judge, pixels), count, of=lambda: judges.look(judge, one)),
+        rate("images embedded", lambda: embedding.embed_images(clip, preprocess, pixels), count,
+             of=lambda: embedding.embed_images(clip, preprocess, one)),
+        rate("prompts embedded", lambda: embedding.embed_texts(clip, tokenizer, texts[:120]), len(set(texts[:120])),
+             of=lambda: embedding.embed_texts(clip, tokenizer, texts[:1])),
+    ]  # fmt: skip
+    pairs = denoising.encoded(pipe, sampling.encode(pipe, pixels), texts)
+    g, steps = torch.Generator().manual_seed(0), pipe.scheduler.config.num_train_timesteps
+
+    def update(size: int) -> None:
+        latents, states, t, noise, _ = denoising.gathered([(pairs, *denoising.draw(pairs, size, g, steps))], pipe.device)
+        denoising.denoising_loss(pipe, latents, states, t, noise).mean().backward()
+
     with tempfile.TemporaryDirectory() as folder:
-        found |= in_both_precisions(
-            "updates in fine-tuning", lambda: finetune.finetune(pipe, pairs, pairs, tuning, Path(folder)), UPDATES
-        )
+        for batch, updates in UPDATES.items():
+            spec = finetune.FinetuneSpec(updates=updates, batch=batch, average=0.99)
+            tune = partial(finetune.finetune, pipe, pairs, pairs, spec, Path(folder), tell=lambda _: None)
+            name = f"updates in fine-tuning, {batch[0]} + {batch[1]}"
+            found.append(rate(name, tune, updates, True, of=partial(update, sum(batch))))
     return found
+
+
+def main() -> None:
+    """Print the rates as a table."""
+    limit = matrix_rates()
+    told = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}" for dtype, rate in limit.items())
+    print(f"{DEVICE}, {torch.get_num_threads()} threads; matrices are multiplied at {told}")
+    print(f"{'a second':>10} {'GFLOP each':>11} {'of the matrix rate':>19}")
+    for r in rates():
+        each = share = ""
+        if r.operations:
+            each = f"{r.operations / 1e9:.3g}"
+            fastest = limit[torch.bfloat16 if r.training and precision.FAST_BFLOAT16 else torch.float32]
+            share = f"{r.items * r.operations / fastest:.0%}"
+        print(f"{r.items:10,.1f} {each:>11} {share:>19}  {r.name}")
 
 
 if __name__ == "__main__":
-    print(f"{precision.DEVICE}, {'bfloat16' if precision.FAST_BFLOAT16 else 'float32'}; items a second, one process")
-    for name, value in rates().items():
-        print(f"{value:10.1f}  {name}")
+    main()
