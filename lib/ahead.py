@@ -4,7 +4,8 @@ import functools
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 
 import torch
 
@@ -25,9 +26,21 @@ def make(study, wanted: Sequence[tuple]) -> None:
     wanted = [w for i, w in enumerate(wanted) if w not in wanted[:i] and not _made(study, *w)]
     if len(wanted) < 2:
         return
-    with ProcessPoolExecutor(min(cores, len(wanted)), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(min(cores, len(wanted)), get_context("spawn"), _begin) as pool:
         for done in as_completed([pool.submit(_one, study.name, *w) for w in wanted]):
             done.result()
+
+
+def _begin() -> None:
+    """In a process of the pool: one thread for the work, and one that ends the process when its parent was killed, for which
+    it would else wait forever, with all its memory."""
+    torch.set_num_threads(1)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent_process().join()
+    os._exit(1)
 
 
 def _made(study, name: str, *arguments) -> bool:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from safetensors.torch import save as serialised
 from torch import Tensor
 
 from lib import checkpoint
-from lib.cache import Artifact, stage
+from lib.cache import Artifact, keep, kept, stage
 from lib.checks import finite
 from lib.domains import check
 from lib.precision import autocast
@@ -189,9 +190,13 @@ def finetune(
     optimiser = torch.optim.AdamW(unet.parameters(), lr=spec.learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2)
     ema = {n: p.detach().clone() for n, p in unet.named_parameters()} if spec.average else {}
     partial = folder / "_partial" / "state.safetensors"
+    done = checkpoint.numbers(partial).get("done", 0)
+    for name in [f"unet-{n}.safetensors" for n in spec.keep if 0 < n <= done]:
+        if (weights := kept(partial.parent / name)) is None:  # to be made again, and all after it
+            partial.unlink(missing_ok=True)
+            break
+        (folder / name).write_bytes(weights)
     done = int(checkpoint.resume(partial, unet, optimiser, ema).get("done", 0))
-    for kept in partial.parent.glob("unet-*.safetensors"):
-        (folder / kept.name).write_bytes(kept.read_bytes())
     steps = pipe.scheduler.config.num_train_timesteps
     for update in range(done, spec.updates):
         g = torch.Generator().manual_seed(torch_seed(1_000_003 * spec.seed + update))
@@ -213,13 +218,12 @@ def finetune(
                 ema[n].lerp_(p.detach(), 1 - min(spec.average, (1 + update) / (10 + update)))
         if update + 1 in (*spec.keep, spec.updates):
             weights = ema or dict(unet.named_parameters())
-            save_file({n: w.detach().half().cpu().contiguous() for n, w in weights.items()},
-                      folder / f"unet-{update + 1}.safetensors", {"format": "pt"})  # fmt: skip
+            half = serialised({n: w.detach().half().cpu().contiguous() for n, w in weights.items()}, {"format": "pt"})
+            (folder / f"unet-{update + 1}.safetensors").write_bytes(half)
+            if update + 1 < spec.updates:  # the stage sweeps its folder after a kill, but not this one
+                keep(partial.parent / f"unet-{update + 1}.safetensors", half)
         if (update + 1) % 50 == 0 and update + 1 < spec.updates:
             tell(f"update {update + 1} of {spec.updates}, loss {loss.item():.3f}")
-            partial.parent.mkdir(parents=True, exist_ok=True)
-            for kept in folder.glob("unet-*.safetensors"):  # the stage sweeps its folder after a kill, but not this one
-                (partial.parent / kept.name).write_bytes(kept.read_bytes())
             checkpoint.save(partial, unet, optimiser, ema, done=update + 1)
     unet.eval()
 

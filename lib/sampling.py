@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import safetensors.numpy
 import torch
 from tqdm.auto import tqdm
 
-from lib.cache import Artifact, load_arrays, save_arrays, stage
+from lib.cache import Artifact, keep, kept, load_arrays, save_arrays, stage
 from lib.checks import finite
 from lib.seeds import seed_of
 
@@ -160,7 +161,7 @@ def sampled(
         parts, pipe = [], None
         for first in range(0, len(seeds), 512):
             path = folder / "_partial" / f"{first:06d}.safetensors"
-            if not path.exists():
+            if (content := kept(path)) is None:
                 pipe = pipe or load()
                 here = slice(first, first + 512)
                 name = f"{stream}: images {first}-{min(first + 512, len(seeds))} of {len(seeds)}"
@@ -168,8 +169,8 @@ def sampled(
                     pipe, prompts[here], seeds[here], guidance_scale=guidance_scale, steps=steps,
                     negative_prompt=negative_prompt, progress=name,
                 )  # fmt: skip
-                save_arrays(path, {"pixels": pixels})
-            parts.append(load_arrays(path)["pixels"])
+                keep(path, content := safetensors.numpy.save({"pixels": pixels}))
+            parts.append(safetensors.numpy.load(content)["pixels"])
         pixels = np.concatenate(parts)
         save_arrays(folder / "images.safetensors", {"pixels": pixels})
         index = pd.DataFrame({"prompt": prompts, "number": numbers, "digest": [image_digest(x) for x in pixels]})
