@@ -23,7 +23,7 @@ ALLOW_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 WRITABLE_HOME = $(shell test -d "$$HOME" && test -w "$$HOME" && echo "$$HOME" || mktemp -d)
 LAB = HOME="$(WRITABLE_HOME)" JUPYTER_PREFER_ENV_PATH=1 PYTHONPATH="$$PWD" $(RUN) -m jupyterlab $(ALLOW_ROOT)
 
-.PHONY: help env test reproduce smoke publish sturdy notebook report browser export pack bench pretrain stale lint clean
+.PHONY: help env test reproduce smoke publish sturdy torture notebook report browser export pack bench pretrain stale lint clean
 
 help:  ## this list
 	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,9 @@ publish: env  ## for maintainers: your run of a size becomes the committed one, 
 
 sturdy: env  ## smoke with either precision, one and two threads, three other seeds
 	$(RUN) tests/sturdy.py
+
+torture: env  ## smoke killed twenty times, fifty bits flipped: the end must be the same, all damage noticed
+	$(RUN) tests/torture.py
 
 notebook: env  ## JupyterLab on notebooks/
 	$(LAB) notebooks/

@@ -1,10 +1,13 @@
 """Stages made ahead in other processes are those that the study would make."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 from lib.ground import cache
+from lib.ground.paths import ROOT
 from lib.study import ahead
 from lib.study.lee import LeeStudy
 
@@ -82,6 +85,25 @@ def test_no_process_is_started_for_what_is_in_the_cache(stages):
     (stages.folder / "first").unlink()
     ahead.make(stages, [("first", 1), ("second",), ("first", 2)])
     assert not stages.noted()
+
+
+KILLED = """
+import os, signal, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from lib import ahead
+
+pool = ProcessPoolExecutor(1, get_context("spawn"), ahead._begin)
+assert pool.submit(abs, -1).result() == 1
+pool.submit(time.sleep, 600)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_no_process_outlives_a_killed_parent():
+    # The output ends when the last process that has it ends.
+    done = subprocess.run([sys.executable, "-c", KILLED], cwd=ROOT, stdout=subprocess.PIPE, timeout=120)
+    assert done.returncode == -9
 
 
 def test_one_missing_stage_alone_is_left_to_the_study_even_if_wanted_twice(stages):

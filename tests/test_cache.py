@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import re
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -55,7 +56,7 @@ def test_an_input_counts_by_its_files_and_not_by_how_it_was_made():
     assert follow[0] == follow[1] != follow[2]
 
 
-@pytest.mark.parametrize("damage", ["changed", "missing", "added", "manifest"])
+@pytest.mark.parametrize("damage", ["changed", "missing", "added", "manifest", "unsealed"])
 def test_a_damaged_entry_is_noticed_and_made_again(damage, capfd):
     entry = cache.stage("draw", Spec(), {}, writer([]))
     file = entry.path / "deep" / "out.txt"
@@ -65,6 +66,10 @@ def test_a_damaged_entry_is_noticed_and_made_again(damage, capfd):
         file.unlink()
     elif damage == "added":
         (entry.path / "more.txt").write_text("")
+    elif damage == "unsealed":
+        manifest = json.loads((entry.path / "manifest.json").read_text("utf-8"))
+        del manifest["sum"]
+        cache.save_json(entry.path / "manifest.json", manifest)
     else:
         (entry.path / "manifest.json").write_text("{")
     calls = []
@@ -72,6 +77,37 @@ def test_a_damaged_entry_is_noticed_and_made_again(damage, capfd):
     assert len(calls) == 1 and again.digest == entry.digest
     assert "damaged" in (said := capfd.readouterr().err) and said.count("\n") == 1
     assert sorted(p.name for p in again.path.iterdir()) == ["deep", "manifest.json"]
+
+
+def test_each_bit_of_a_manifest_counts(capfd):
+    spec = {"rate": 1e-05, "sum": 0.1 + 0.2, "steps": {10: True, 9: None}, "text": "é", "pair": (1, 2)}
+    entry = cache.stage("draw", spec, {"x": "d1"}, writer([]))
+    path = entry.path / "manifest.json"
+    sound = path.read_bytes()
+    for bit in range(8 * len(sound)):
+        path.write_bytes(flipped(sound, bit))
+        assert cache.read_entry("draw", entry.path) is None, f"bit {bit} is not noticed"
+        entry.path.mkdir()  # `read_entry` removed it
+        writer([])(entry.path)
+    path.write_bytes(sound)
+    assert cache.read_entry("draw", entry.path) == entry
+    assert capfd.readouterr().err.count("is damaged") == 8 * len(sound)
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    return content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :]
+
+
+def test_a_checkpoint_comes_back_as_it_went_or_is_deleted(tmp_path, capfd):
+    path, content = tmp_path / "work" / "_partial" / "state", b"seven"
+    assert cache.kept(path) is None
+    cache.keep(path, content)
+    assert cache.kept(path) == content and capfd.readouterr().err == ""
+    stored = path.read_bytes()
+    for damaged in (*(flipped(stored, bit) for bit in range(8 * len(stored))), stored[:-1], stored[:7], stored + b"0", b""):
+        path.write_bytes(damaged)
+        assert cache.kept(path) is None and not path.exists()
+        assert re.fullmatch(rf"cache: checkpoint {re.escape(str(path))} is damaged, .*\n", capfd.readouterr().err)
 
 
 def test_a_killed_stage_finds_its_checkpoints_but_no_half_written_result():

@@ -207,6 +207,27 @@ def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(make_pipe, tmp_pat
     assert sorted(p.name for p in resumed.path.glob("*.safetensors")) == ["unet-40.safetensors", "unet-53.safetensors"]
 
 
+@pytest.mark.parametrize("damage", ["state", "unet-40", "half of unet-40", "no unet-40"])
+def test_a_run_with_a_damaged_checkpoint_starts_again(damage, make_pipe, tmp_path, patched, monkeypatch, capfd):
+    spec = FinetuneSpec(updates=51, keep=(40,), batch=(1, 1))
+    for name in ("whole", "killed"):  # as if at the end, with all checkpoints still there
+        (tmp_path / name).mkdir()
+        finetune.finetune(make_pipe(), MODEL, WEB, spec, tmp_path / name)
+    path = tmp_path / "killed" / "_partial" / f"{damage.split()[-1]}.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] if "half" in damage else content[:-1] + bytes([content[-1] ^ 1]))
+    if "no " in damage:
+        path.unlink()
+    for written in (tmp_path / "killed").glob("*.safetensors"):
+        written.unlink()
+    draws, draw = [], finetune.draw
+    monkeypatch.setattr(finetune, "draw", lambda *args: draws.append(1) or draw(*args))
+    finetune.finetune(make_pipe(), MODEL, WEB, spec, tmp_path / "killed")
+    assert len(draws) == 2 * 51 and ("is damaged" in capfd.readouterr().err) == ("no " not in damage)
+    for name in ("unet-40.safetensors", "unet-51.safetensors"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def test_bad_input_is_refused_in_one_line(tune):
     broken = replace(MODEL, latents=torch.full_like(MODEL.latents, float("nan")))
     with pytest.raises(ValueError, match="^the fine-tuning loss is nan at update 0: lower the learning rate$"):

@@ -64,6 +64,16 @@ def test_each_altered_file_is_named_in_one_line(folder):
         (folder / path).write_bytes(content)
 
 
+def test_each_bit_of_the_list_of_sums_counts(folder):
+    path = folder / "SHA256SUMS"
+    sound = path.read_bytes()
+    for i in range(len(sound)):
+        path.write_bytes(sound[:i] + bytes([sound[i] ^ 1 << i % 8]) + sound[i + 1 :])
+        with pytest.raises(ValueError) as error:
+            models.sums(folder)
+        assert re.fullmatch(rf"{re.escape(str(path))} is not the shipped file .*", one_line(error))
+
+
 def test_missing_sums_and_an_unknown_model_are_named(folder):
     with pytest.raises(ValueError, match="no model 'maxi-sd' in .*: one of " + ", ".join(NAMES)):
         models.verify("maxi-sd", folder)

@@ -59,7 +59,7 @@ def test_training_is_in_the_precision_that_is_fast(fast, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("gigabytes, images", [(80, 2048), (16, 2048), (8, 1024), (0.5, 128)])
-def test_a_gpu_takes_as_many_images_at_once_as_its_memory_allows_and_a_processor_what_suits_it(gigabytes, images, monkeypatch):
+def test_a_gpu_takes_as_many_images_at_once_as_its_memory_allows(gigabytes, images, monkeypatch):
     memory = SimpleNamespace(total_memory=int(gigabytes * 2**30))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
     for device, expected in (("cuda", images), ("cpu", 128)):

@@ -114,6 +114,21 @@ def test_a_dict_that_gives_a_key_twice_is_refused_before_the_first_cell(run, tmp
         assert refused(run(wrong, "--size", "smoke"), "wrong.ipynb", f"the key {key} twice"), cell
 
 
+def test_a_run_killed_while_it_wrote_is_run_again_and_leaves_nothing(tmp_path, monkeypatch):
+    from lib import run as runner
+
+    monkeypatch.setenv("STUDY_REPORTS", str(tmp_path / "reports"))
+    toy, results = notebook(tmp_path, "toy", WRITES), tmp_path / "reports" / "smoke" / "results"
+    results.mkdir(parents=True)
+    (results / ".counted.json.abc.partial").write_text('{"ro')
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(runner, "timing", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))  # at the last thing it writes
+        runner.main([str(toy), "--size", "smoke"])
+    assert [p.name for p in results.iterdir()] == ["counted.json"] and not runner.is_fresh(toy, {}, "smoke")
+    assert runner.main([str(toy), "--size", "smoke"]) == 0 and runner.is_fresh(toy, {}, "smoke")
+    assert [e["notebook"] for e in json.loads((results.parent / "timings.json").read_text("utf-8"))] == ["toy"]
+
+
 def test_a_failing_cell_is_named_and_stops_the_rest(run, tmp_path):
     bad = notebook(tmp_path, "bad", "1 + 1", "raise RuntimeError('too few\\nimages')")
     after = notebook(tmp_path, "after")

@@ -174,6 +174,28 @@ def test_a_killed_stage_goes_on_to_the_images_of_an_undisturbed_one(tmp_path, mo
     assert sorted(p.name for p in whole.path.iterdir()) == ["images.safetensors", "index.parquet", "manifest.json"]
 
 
+def test_a_damaged_part_is_drawn_again(monkeypatch, patched, capfd):
+    prompts, numbers, parts = PROMPTS * 220, list(range(1100)), []
+
+    def sample(pipe, prompts, seeds, spec, **settings):
+        parts.append(len(prompts))
+        if parts == [512, 512, 76]:
+            raise KeyboardInterrupt
+        return drawn_from(pipe, prompts, seeds)
+
+    monkeypatch.setattr(sampling, "sample", sample)
+    with pytest.raises(KeyboardInterrupt):
+        stage_of(prompts, numbers)
+    (damaged,) = cache.CACHE.glob("work/images-*/_partial/000512.*")
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1  # one pixel, by one
+    damaged.write_bytes(content)
+    made = stage_of(prompts, numbers)
+    assert parts == [512, 512, 76, 512, 76] and "is damaged" in capfd.readouterr().err
+    seeds = [sampling.seed_of("labelled", p, n) for p, n in zip(prompts, numbers, strict=True)]
+    np.testing.assert_array_equal(sampling.load_images(made).pixels, drawn_from(None, prompts, seeds))
+
+
 def test_a_stage_knows_the_name_prompt_number_and_digest_of_each_image(empty_cache, monkeypatch, patched):
     monkeypatch.setattr(sampling, "sample", drawn_from)
     shown = sampling.load_images(stage_of(PROMPTS, [0, 0, 0, 0, 1]))

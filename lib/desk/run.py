@@ -161,7 +161,7 @@ def execute(notebook: Path, given: dict, size: str) -> bool:
     done, failed = record.with_suffix(".ipynb"), record.with_suffix(".failed.ipynb")
     partial, reads = record.with_suffix(".partial.ipynb"), record.with_suffix(".reads")
     record.parent.mkdir(parents=True, exist_ok=True)
-    for old in (record, failed, reads):
+    for old in (record, failed, reads, *reports(size).rglob(".*.partial")):  # those of a run killed while it wrote
         old.unlink(missing_ok=True)
     made_by, before, started = fingerprint(notebook, given, size), written(size), time.monotonic()
     fence()
@@ -183,6 +183,7 @@ def execute(notebook: Path, given: dict, size: str) -> bool:
     seconds = time.monotonic() - started
     os.replace(partial, done)
     outputs = [name for name, when in written(size).items() if before.get(name) != when]
+    timing(notebook.stem, size, seconds, machine())  # before the record: a run killed between them is run again
     inputs = {os.path.relpath(name, ROOT) for name in reads.read_text("utf-8").splitlines()} if reads.exists() else ()
     reads.unlink(missing_ok=True)
     save_json(record, {
@@ -193,7 +194,6 @@ def execute(notebook: Path, given: dict, size: str) -> bool:
         "quality": quality_of(notebook, size),
         "executed": file_digest(done),
     })  # fmt: skip
-    timing(notebook.stem, size, seconds, machine())
     print(f"done {notebook.stem} in {seconds / 60:.1f} min", flush=True)
     return True
 

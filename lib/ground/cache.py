@@ -3,7 +3,7 @@
 The key of a stage is its spec, the digests of its inputs, the source of the module that makes it (with every module of
 the study which that one imports; comments, docstrings and layout do not count) and of the functions that are handed to
 it, and what computes: versions of the libraries, precision, device, the study's seed. A finished stage is a folder of
-files with a manifest of their SHA-256 sums, checked on every use.
+files with a manifest of their SHA-256 sums, and of its own, checked on every use. Checkpoints carry one each.
 
 Sources are read once, when the process starts: restart the kernel after editing `lib` (`lib.ground.memory` insists on it).
 """
@@ -111,7 +111,7 @@ def stage(
         files = file_digests(work)
         if not files:
             raise ValueError(f"stage {name}: make wrote no file")
-        save_json(work / "manifest.json", {**recipe, "files": files, "seconds": round(seconds, 3)})
+        atomic_write(work / "manifest.json", sealed({**recipe, "files": files, "seconds": round(seconds, 3)}))
         entry.parent.mkdir(parents=True, exist_ok=True)
         os.rename(work, entry)
     return Artifact(name, key, entry, digest_of(files), round(seconds, 3))
@@ -126,19 +126,26 @@ def computed_by() -> dict:
 
 
 def read_entry(name: str, entry: Path) -> Artifact | None:
-    """The finished entry, or None; one whose files differ from its manifest is removed with a warning."""
+    """The finished entry, or None; one whose manifest was altered, or differs from its files, is removed with a warning."""
     if not entry.exists():
         return None
     try:
-        manifest = json.loads((entry / "manifest.json").read_bytes())
+        text = (entry / "manifest.json").read_bytes().decode()
+        manifest = json.loads(text)
         files, seconds = manifest["files"], manifest["seconds"]
-        if files == file_digests(entry):
+        if text == sealed(manifest) and files == file_digests(entry):
             return Artifact(name, entry.name, entry, digest_of(files), seconds)
     except (OSError, ValueError, KeyError, TypeError):
         pass
     print(f"cache: {name}/{entry.name[:16]} is damaged, making it again", file=sys.stderr)
     shutil.rmtree(entry)
     return None
+
+
+def sealed(manifest: Mapping) -> str:
+    """The text of a manifest, with a sum over the rest of it: not a letter of it can change unnoticed."""
+    plain = json.loads(as_json({k: v for k, v in manifest.items() if k != "sum"}))  # as it will be read: text for keys
+    return as_json(plain | {"sum": digest_of(plain)})
 
 
 def sweep(work: Path) -> None:
@@ -196,9 +203,31 @@ def atomic_write(path: Path, content: bytes | str) -> None:
         raise
 
 
-def save_json(path: Path, obj) -> None:
+def as_json(obj) -> str:
     """Readable JSON with sorted keys; refuses NaN and infinities."""
-    atomic_write(path, json.dumps(obj, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+    return json.dumps(obj, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def save_json(path: Path, obj) -> None:
+    """Write `as_json`, whole or not at all."""
+    atomic_write(path, as_json(obj))
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Write a checkpoint, whole or not at all, with its SHA-256 sum before it."""
+    atomic_write(path, hashlib.sha256(content).digest() + content)
+
+
+def kept(path: Path) -> bytes | None:
+    """What `keep` wrote, None without it; one that is damaged is deleted with a warning."""
+    if not path.exists():
+        return None
+    stored = path.read_bytes()
+    if hashlib.sha256(stored[32:]).digest() == stored[:32]:
+        return stored[32:]
+    print(f"cache: checkpoint {path} is damaged, making it again", file=sys.stderr)
+    path.unlink()
+    return None
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

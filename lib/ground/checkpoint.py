@@ -1,10 +1,16 @@
-"""Checkpoints of a training run: one safetensors file, replaced whole, from which the run goes on as if never stopped."""
+"""Checkpoints of a training run: one file, replaced whole, from which the run goes on as if never stopped.
 
+It holds safetensors, with a sum before them: a damaged one is deleted with a warning, and the run starts again.
+"""
+
+import json
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load
+from safetensors.torch import save as serialised
+
+from lib.ground.cache import keep, kept
 
 
 def save(path: Path, module: torch.nn.Module, optimiser: torch.optim.Optimizer, ema: dict, **meta: float) -> None:
@@ -12,21 +18,19 @@ def save(path: Path, module: torch.nn.Module, optimiser: torch.optim.Optimizer, 
     tensors = {f"model.{k}": v for k, v in module.state_dict().items()} | {f"ema.{k}": v for k, v in ema.items()}
     for i, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{i}.{k}": v for k, v in state.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
     copies = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
-    new = path.with_suffix(".new")
-    save_file(copies, new, {k: str(v) for k, v in meta.items()})
-    new.replace(path)
+    keep(path, serialised(copies, {k: str(v) for k, v in meta.items()}))
 
 
 def resume(path: Path, module: torch.nn.Module, optimiser: torch.optim.Optimizer, ema: dict) -> dict[str, float]:
-    """Load what `save` wrote, in place; returns its numbers, or none when there is no checkpoint.
+    """Load what `save` wrote, in place; returns its numbers, or none when there is no sound checkpoint.
 
     What goes with a weight gets its layout in memory, as it had before: on a GPU a fused optimiser takes no other.
     """
-    if not path.exists():
+    if (content := kept(path)) is None:
         return {}
-    tensors = load_file(path, device=str(next(module.parameters()).device))
+    device = next(module.parameters()).device
+    tensors = {k: v.to(device) for k, v in load(content).items()}
     module.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     for k, mean in ema.items():
         mean.copy_(tensors[f"ema.{k}"])
@@ -38,10 +42,15 @@ def resume(path: Path, module: torch.nn.Module, optimiser: torch.optim.Optimizer
             p = parameters[int(i)]
             states.setdefault(int(i), {})[name] = torch.empty_like(p).copy_(v) if v.shape == p.shape else v
     optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
-    return numbers(path)
+    return _numbers(content)
 
 
 def numbers(path: Path) -> dict[str, float]:
-    """The numbers kept with a checkpoint."""
-    with safe_open(path, "pt") as file:
-        return {k: float(v) for k, v in file.metadata().items()}
+    """The numbers kept with a checkpoint, or none when there is no sound one."""
+    content = kept(path)
+    return {} if content is None else _numbers(content)
+
+
+def _numbers(content: bytes) -> dict[str, float]:
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return {k: float(v) for k, v in header["__metadata__"].items()}

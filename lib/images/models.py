@@ -4,6 +4,7 @@ Only safetensors are read. Everything downstream sees a `StableDiffusionPipeline
 and judges, whatever their scale.
 """
 
+import hashlib
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,11 +23,18 @@ if TYPE_CHECKING:  # diffusers and open_clip take seconds to import, and much of
 
 
 def sums(folder: Path = MODELS) -> dict[str, str]:
-    """The shipped SHA-256 sums by path under `folder`."""
+    """The shipped SHA-256 sums by path under `folder`; refuses a list that differs from its own sum, its first line."""
     path = folder / "SHA256SUMS"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: restore it with git, or run `make pretrain`")
-    return {name: digest for digest, name in (line.split("  ", 1) for line in path.read_text("utf-8").splitlines())}
+    _, _, lines = (whole := path.read_bytes()).partition(b"\n")
+    if whole != _with_sum(lines):
+        raise ValueError(f"{path} is not the shipped file (its own SHA-256 differs): restore it with git")
+    return {name: digest for digest, name in (line.split("  ", 1) for line in lines.decode().splitlines())}
+
+
+def _with_sum(lines: bytes) -> bytes:
+    return b"# %s of the lines below\n%s" % (hashlib.sha256(lines).hexdigest().encode(), lines)
 
 
 def verify(name: str, folder: Path = MODELS) -> str:
@@ -50,7 +58,7 @@ def write_sums(folder: Path = MODELS) -> None:
     """Note the SHA-256 sums of all files of all models; only `make pretrain` does."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "SHA256SUMS")
     lines = [f"{file_digest(p)}  {p.relative_to(folder).as_posix()}\n" for p in paths]
-    (folder / "SHA256SUMS").write_text("".join(lines), "utf-8")
+    (folder / "SHA256SUMS").write_bytes(_with_sum("".join(lines).encode()))
 
 
 def load_generator(source: str | Path = "mini", unet: Path | None = None) -> "StableDiffusionPipeline":

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import safetensors.numpy
 import torch
 from tqdm.auto import tqdm
 
-from lib.ground.cache import Artifact, load_arrays, save_arrays, stage
+from lib.ground.cache import Artifact, keep, kept, load_arrays, save_arrays, stage
 from lib.ground.checks import finite
 from lib.ground.precision import at_once
 from lib.ground.seeds import name_of, seed_of
@@ -180,12 +181,13 @@ def sampled(
         parts, pipe, size = [], None, at_once(512)
         for first in range(0, len(seeds), size):
             path = folder / "_partial" / f"{first:06d}-{size}.safetensors"
-            if not path.exists():
+            if (content := kept(path)) is None:
                 pipe = pipe or load()
                 here = slice(first, first + size)
                 name = f"{stream}: images {first}-{min(first + size, len(seeds))} of {len(seeds)}"
-                save_arrays(path, {"pixels": sample(pipe, prompts[here], seeds[here], spec, progress=name)})
-            parts.append(load_arrays(path)["pixels"])
+                pixels = sample(pipe, prompts[here], seeds[here], spec, progress=name)
+                keep(path, content := safetensors.numpy.save({"pixels": pixels}))
+            parts.append(safetensors.numpy.load(content)["pixels"])
         pixels = np.concatenate(parts)
         save_arrays(folder / "images.safetensors", {"pixels": pixels})
         digests = [image_digest(x) for x in pixels]

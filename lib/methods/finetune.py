@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from lib.ground import checkpoint
-from lib.ground.cache import Artifact, stage
+from lib.ground.cache import Artifact, keep, kept, stage
 from lib.ground.checks import finite
 from lib.ground.domains import check
 from lib.ground.seeds import rng_of, torch_seed
@@ -102,9 +102,12 @@ def finetune(
     optimiser = adamw(unet.parameters(), spec.learning_rate)
     ema = {n: p.detach().clone() for n, p in unet.named_parameters()} if spec.average else {}
     partial = folder / "_partial" / "state.safetensors"
+    for name in [f"unet-{n}.safetensors" for n in spec.keep if 0 < n <= checkpoint.numbers(partial).get("done", 0)]:
+        if (weights := kept(partial.parent / name)) is None:  # to be made again, and all after it
+            partial.unlink(missing_ok=True)
+            break
+        (folder / name).write_bytes(weights)
     done = int(checkpoint.resume(partial, unet, optimiser, ema).get("done", 0))
-    for kept in partial.parent.glob("unet-*.safetensors"):
-        (folder / kept.name).write_bytes(kept.read_bytes())
     model = replace(model, weight=model.weight / spec.batch[0]).near(pipe.device)
     pretraining = replace(pretraining, weight=spec.beta * pretraining.weight / spec.batch[1]).near(pipe.device)
 
@@ -124,13 +127,12 @@ def finetune(
         if update + 1 in (*spec.keep, spec.updates):
             updates.check()
             weights = ema or dict(unet.named_parameters())
-            save_file({n: w.detach().half().cpu().contiguous() for n, w in weights.items()},
-                      folder / f"unet-{update + 1}.safetensors", {"format": "pt"})  # fmt: skip
+            half = serialised({n: w.detach().half().cpu().contiguous() for n, w in weights.items()}, {"format": "pt"})
+            (folder / f"unet-{update + 1}.safetensors").write_bytes(half)
+            if update + 1 < spec.updates:  # the stage sweeps its folder after a kill, but not this one
+                keep(partial.parent / f"unet-{update + 1}.safetensors", half)
         if (update + 1) % EVERY == 0 and update + 1 < spec.updates:
             tell(f"update {update + 1} of {spec.updates}, loss {updates.check():.3f}")
-            partial.parent.mkdir(parents=True, exist_ok=True)
-            for kept in folder.glob("unet-*.safetensors"):  # the stage sweeps its folder after a kill, but not this one
-                (partial.parent / kept.name).write_bytes(kept.read_bytes())
             checkpoint.save(partial, unet, optimiser, ema, done=update + 1)
     unet.eval()
 

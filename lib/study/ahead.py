@@ -4,7 +4,8 @@ import functools
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 
 import torch
 
@@ -41,7 +42,19 @@ def cores() -> int:
 @functools.cache
 def _pool() -> ProcessPoolExecutor:
     """Processes of one thread, kept as long as this one: each takes seconds to import what stages need."""
-    return ProcessPoolExecutor(cores(), get_context("spawn"), torch.set_num_threads, (1,))
+    return ProcessPoolExecutor(cores(), get_context("spawn"), _begin)
+
+
+def _begin() -> None:
+    """In a process of the pool: one thread for the work, and one that ends the process when its parent was killed, for which
+    it would else wait forever, with all its memory."""
+    torch.set_num_threads(1)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent_process().join()
+    os._exit(1)
 
 
 def _ask(study, name: str, *arguments) -> bool:
