@@ -6,6 +6,7 @@ Rates of one process, the best of three rounds. Machines are noisy: compare the 
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from lib.feedback import judges
 from lib.ground import precision
 from lib.ground.sizes import GUIDANCE_SCALE, SAMPLING_STEPS
 from lib.images import embedding, models, sampling
-from lib.methods import finetune, reward
+from lib.methods import ensemble, finetune, lessons, reward
 from lib.world import prompts, scenes, web
 
 IMAGES = 64
@@ -61,10 +62,9 @@ def rates() -> dict[str, float]:
     spec = reward.RewardSpec(epochs=UPDATES)
     image, text = (rng.normal(size=(spec.batch, 128)).astype(np.float32) for _ in range(2))
     others = rng.integers(spec.batch, size=(spec.batch, UPDATES * spec.perturbed))
-    labels = np.arange(spec.batch) % 2.0
-    found |= in_both_precisions(
-        "updates of a reward", lambda: reward.train_reward(image, text, labels, others, text, spec), UPDATES
-    )
+    taught = [lessons.Lesson(replace(spec, seed=s), np.arange(spec.batch), np.arange(spec.batch) % 2.0, others)
+              for s in range(ensemble.TOGETHER)]  # fmt: skip
+    found["updates of a reward"] = rate(lambda: ensemble.train(image, text, text, taught), UPDATES * len(taught))
     pairs, tuning = finetune.encoded(pipe, sampling.encode(pipe, pixels), texts), finetune.FinetuneSpec(updates=UPDATES)
     with tempfile.TemporaryDirectory() as folder:
         found |= in_both_precisions(

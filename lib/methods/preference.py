@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -21,7 +20,7 @@ from lib.ground.checks import finite
 from lib.ground.domains import check
 from lib.ground.precision import autocast
 from lib.ground.seeds import rng_of, torch_seed
-from lib.images.embedding import clip_score, unit
+from lib.images.embedding import clip_score, preprocessed, unit
 
 # Accuracy on choices (Table 2), and agreement with people on pairs of SD and DALL-E images (Table 3); shares.
 PAPER_CHOICES = {"chance": 0.261, "CLIP score": 0.329, "aesthetic predictor": 0.331, "people's guess": 0.420, "HPS": 0.435}
@@ -119,7 +118,7 @@ def train_preference(
         for part in torch.randperm(len(rows), generator=order).split(spec.batch):
             group, count = rows[part.numpy()], torch.from_numpy(counts[part.numpy()]).to(device)
             given = torch.from_numpy(group >= 0).to(device)
-            shown = torch.stack([preprocess(Image.fromarray(x)) for x in pixels[group[group >= 0]]]).to(device)
+            shown = preprocessed(preprocess, pixels[group[group >= 0]], device)
             text = tokenizer([prompts[i] for i in group[:, 0]]).to(device)
             with autocast():
                 image, said = clip.encode_image(shown.contiguous(memory_format=torch.channels_last)), clip.encode_text(text)
