@@ -91,7 +91,7 @@ KILLED = """
 import os, signal, time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from lib import ahead
+from lib.study import ahead
 
 pool = ProcessPoolExecutor(1, get_context("spawn"), ahead._begin)
 assert pool.submit(abs, -1).result() == 1

@@ -15,9 +15,9 @@ from lib.feedback import panel, taste, votes
 from lib.ground import memory, precision, seeds, source
 from lib.ground.paths import ROOT
 from lib.images import sampling
-from lib.methods import adaptation, denoising, reward
+from lib.methods import adaptation, denoising, ensemble, reward
 
-MODULES = source.own_closure("lib.methods.adaptation") + source.own_closure("lib.methods.reward")
+MODULES = source.own_closure("lib.methods.adaptation") + source.own_closure("lib.methods.ensemble")
 
 
 def mine(*args, **kwargs):
@@ -32,14 +32,14 @@ class OtherSpec:
 @pytest.mark.parametrize(
     "home, name, value",
     [
-        (reward, "train_reward", mine), (denoising, "denoising_loss", functools.partial(mine, 1)),
+        (ensemble, "train", mine), (denoising, "denoising_loss", functools.partial(mine, 1)),
         (sampling, "seed_of", mine),
         (reward.Reward, "forward", mine), (panel.RaterSpec, "__init__", mine), (denoising.Pairs, "__post_init__", mine),
         (denoising, "autocast", contextlib.nullcontext), (precision, "autocast", contextlib.nullcontext),
         (panel, "EVALUATORS", panel.EVALUATORS[:3]), (votes, "SET", 3), (taste, "CERTAINTY", 9.0),
         (adaptation, "PREFIX", "Bad. "), (reward.RewardSpec, "width", 256), (reward, "RewardSpec", OtherSpec),
         (reward.prompt_classification_loss, "__defaults__", (0.5,)),
-        (reward.train_reward, "__code__", (lambda image, text, labels, others, pool, spec: None).__code__),
+        (ensemble.train, "__code__", (lambda image, text, pool, lessons, dtype: None).__code__),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )  # fmt: skip
@@ -58,9 +58,9 @@ def test_a_change_that_was_put_back_is_none_even_if_it_was_there_at_the_first_lo
     memory._as_written.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(precision, "autocast", contextlib.nullcontext)
-        with pytest.raises(memory.ChangedCode, match="^lib.methods.reward.autocast is not"):
-            memory.refuse_changes(["lib.methods.reward"])
-    memory.refuse_changes(["lib.methods.reward"])
+        with pytest.raises(memory.ChangedCode, match="^lib.methods.finetune.autocast is not"):
+            memory.refuse_changes(["lib.methods.finetune"])
+    memory.refuse_changes(["lib.methods.finetune"])
 
 
 def test_a_name_that_hides_a_builtin_is_a_change(monkeypatch):
@@ -80,7 +80,8 @@ def test_modules_loaded_again_from_the_same_files_are_no_change():
         importlib.reload(panel)
         memory.refuse_changes(MODULES)
     finally:
-        for name in ("feedback.votes", "feedback.taste", "methods.reward"):  # they hold what was there before
+        held = "feedback.votes", "feedback.taste", "methods.reward", "methods.lessons", "methods.ensemble"
+        for name in held:  # they hold what was there before
             importlib.reload(sys.modules[f"lib.{name}"])
     memory.refuse_changes(MODULES)
 
@@ -146,7 +147,7 @@ make.__module__, real = 'lib.toy', toy.writer('kept')
 cache.stage('toy', {}, {}, make)
 """, "lib/toy.py changed since this kernel started"),
         ("toy.value = lambda: ' by a cell'; made()", "lib.toy.value is not what lib/toy.py says"),
-        ("reward.train_reward = None; made()", "lib.methods.reward.train_reward is not what lib/methods/reward.py says"),
+        ("reward.score = None; made()", "lib.methods.reward.score is not what lib/methods/reward.py says"),
         ("file.unlink(); made()", "lib/toy.py changed since this kernel started"),
         ("file.write_text('def'); made()", "lib/toy.py changed since this kernel started"),
     ],

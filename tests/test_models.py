@@ -170,3 +170,27 @@ def test_fine_tuned_weights_take_the_place_of_the_bases(tmp_path):
     with pytest.raises(RuntimeError, match="Missing key"):
         save_file({k: v for k, v in list(shipped.items())[1:]}, tmp_path / "unet.safetensors")
         models.load_generator("mini", tmp_path / "unet.safetensors")
+
+
+# ---- images as CLIP takes them ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [64, 48])
+def test_images_are_prepared_all_at_once_to_the_same_bits_as_one_by_one(side):
+    images = np.random.default_rng(0).integers(0, 256, (20, side, side, 3), dtype=np.uint8)
+    cropped = open_clip.image_transform(48, is_train=False, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))  # of 64, to the edge
+    for preprocess in (models.load_clip()[1], cropped):
+        one_by_one = torch.stack([preprocess(Image.fromarray(x)) for x in images])
+        assert torch.equal(embedding.preprocessed(preprocess, images), one_by_one)
+
+
+def test_images_go_one_by_one_only_where_there_is_something_to_resize_or_a_step_is_unknown(monkeypatch):
+    images, seen = np.zeros((3, 64, 64, 3), np.uint8), []
+    monkeypatch.setattr(embedding.Image, "fromarray", lambda x: seen.append(x.shape) or Image.new("RGB", x.shape[1::-1]))
+    ours = models.load_clip()[1]
+    assert embedding.preprocessed(ours, images).shape == (3, 3, 64, 64) and not seen
+    greyed = Compose([*ours.transforms[:-1], RandomGrayscale(1.0), ours.transforms[-1]])
+    for preprocess, given in ((ours, images[:, :48]), (greyed, images), (lambda x: torch.zeros(3, 64, 64), images)):
+        assert embedding.preprocessed(preprocess, given).shape == (3, 3, 64, 64)
+        assert seen == [given.shape[1:]] * 3
+        seen.clear()

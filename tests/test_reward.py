@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from lib.images import embedding
-from lib.methods import reward
-from lib.methods.reward import RewardSpec, prompt_classification_loss, train_reward
+from lib.methods import ensemble, reward
+from lib.methods.lessons import Lesson
+from lib.methods.reward import RewardSpec, prompt_classification_loss
 from lib.world.prompts import CATEGORIES, grid, parse
 
 SPEC = RewardSpec(width=64, epochs=12, batch=64)
@@ -35,7 +36,8 @@ def data():
 
 
 def train(data, spec, **changed):
-    return train_reward(**{**data, **changed}, spec=spec)
+    image, text, labels, others, pool = {**data, **changed}.values()
+    return ensemble.train(image, text, pool, [Lesson(spec, np.arange(len(labels)), labels, others)])[0]
 
 
 def accuracy(network, spec) -> float:
@@ -55,7 +57,7 @@ def same(a, b) -> bool:
 @pytest.mark.parametrize("prompts", [2, 6])
 def test_equal_rewards_cost_as_much_as_a_guess(prompts):
     for r in (0.0, 0.3, 1.0):
-        assert prompt_classification_loss(torch.full((4, prompts), r)).item() == pytest.approx(log(prompts))
+        assert prompt_classification_loss(torch.full((4, prompts), r)).tolist() == pytest.approx([log(prompts)] * 4)
 
 
 def test_the_least_and_the_greatest_loss_follow_from_the_temperature():
@@ -67,7 +69,7 @@ def test_the_least_and_the_greatest_loss_follow_from_the_temperature():
 
 def test_the_loss_pulls_the_own_prompt_up_and_pushes_the_others_down():
     rewards = torch.rand(3, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    prompt_classification_loss(rewards).backward()
+    prompt_classification_loss(rewards).mean().backward()
     share = (rewards.detach() / 2).softmax(1)
     torch.testing.assert_close(rewards.grad[:, 0], (share[:, 0] - 1) / 2 / 3)  # d/dr of the mean over 3 pairs, T = 2
     torch.testing.assert_close(rewards.grad[:, 1:], share[:, 1:] / 2 / 3)
@@ -85,10 +87,9 @@ def test_prompts_are_classified_for_good_items_only(data):
 
 def test_each_good_image_is_scored_with_its_own_prompt_and_its_own_draws(data, monkeypatch):
     spec, seen = replace(SPEC, epochs=2, batch=1200), []
-    monkeypatch.setattr("lib.ground.precision.FAST_BFLOAT16", False)  # rows are sorted by their first reward: no rounding
     monkeypatch.setattr(
-        reward, "prompt_classification_loss",
-        lambda rewards, t: seen.append(rewards.detach().numpy()) or prompt_classification_loss(rewards, t),
+        ensemble, "prompt_classification_loss",
+        lambda rewards, t: seen.append(rewards.detach().cpu().numpy()[0]) or prompt_classification_loss(rewards, t),
     )  # fmt: skip
     train(data, spec)
     assert [x.shape for x in seen] == [(data["labels"].sum(), 1 + spec.perturbed)] * 2
@@ -142,7 +143,8 @@ def test_the_product_carries_a_match_over_to_prompts_never_seen():
     labels = ((image * text).sum(1) > 0).astype(float)
     for product in (False, True):
         spec = replace(SPEC, epochs=20, auxiliary_weight=0.0, product=product)
-        network = reward.train_reward(image[:800], text[:800], labels[:800], np.zeros((800, 0), int), text[:1], spec)
+        lesson = Lesson(spec, np.arange(800), labels[:800], np.zeros((800, 0), int))
+        (network,) = ensemble.train(image, text, text[:1], [lesson])
         right[product] = ((reward.score(network, image[800:], text[800:], spec) > 0.5) == labels[800:]).mean()
     assert right[True] > 0.8 > right[False]
 
@@ -202,7 +204,7 @@ def test_what_cannot_be_learnt_from_is_refused_in_one_line(data):
 
 
 def test_an_infinite_loss_is_refused(data, monkeypatch):
-    monkeypatch.setattr(reward, "prompt_classification_loss", lambda *a: torch.tensor(float("inf")))
+    monkeypatch.setattr(ensemble, "prompt_classification_loss", lambda *a: torch.tensor(float("inf")))
     with pytest.raises(ValueError, match="^the reward's loss is inf in epoch 0"):
         train(data, SPEC)
     train(data, replace(SPEC, auxiliary_weight=0.0, epochs=1))
@@ -292,19 +294,19 @@ def test_shares_and_choices_that_mean_nothing_are_refused(wrong):
 
 @pytest.fixture
 def stages(said, empty_cache, monkeypatch, patched):
-    """A function of a changed spec that trains nothing: what the stage asked `train_reward` for, None from the cache."""
+    """A function of a changed spec that trains nothing: what the stage asked `train` for, None from the cache."""
     asked = []
 
-    def recorded(image, text, labels, others, pool, spec):
-        asked.append(SimpleNamespace(image=image, labels=labels, others=others, pool=pool, spec=spec))
-        return reward.Reward(image.shape[1], spec.width)
+    def recorded(image, text, pool, lessons):
+        asked.append(SimpleNamespace(**vars(lessons[0]), pool=pool))
+        return [reward.Reward(image.shape[1], lesson.spec.width) for lesson in lessons]
 
-    monkeypatch.setattr(reward, "train_reward", recorded)
-    monkeypatch.setattr(reward, "perturbed_embeddings", lambda form, load, digest: (form, digest))
+    monkeypatch.setattr(ensemble, "train", recorded)
+    monkeypatch.setattr(ensemble, "perturbed_embeddings", lambda form, load, digest: (form, digest))
 
     def ask(**changed):
         spec, image = RewardSpec(width=4, epochs=6, **changed), np.arange(600)[:, None] + 1.0
-        reward.trained(image, image, said[1], said[0], said[2], None, spec, {"clip": "c", "labels": "l"})
+        ensemble.trained([spec], image, image, said[1], said[0], said[2], None, {"clip": "c", "labels": "l"})
         return asked.pop() if asked else None
 
     return ask
@@ -320,8 +322,8 @@ def test_fewer_labels_are_passed_over_more_often_so_that_all_variants_are_update
 
 def test_a_reward_is_taught_with_the_images_of_its_labels_and_prompts_of_its_form(stages, said):
     plain, half = stages(), stages(labels=0.5)
-    np.testing.assert_array_equal(plain.image[:, 0] - 1, np.flatnonzero(np.isfinite(used(said))))
-    np.testing.assert_array_equal(half.labels, used(said, labels=0.5)[(half.image[:, 0] - 1).astype(int)])
+    np.testing.assert_array_equal(plain.items, np.flatnonzero(np.isfinite(used(said))))
+    np.testing.assert_array_equal(half.labels, used(said, labels=0.5)[half.items])
     assert (plain.pool, stages(perturbed_form="own").pool) == (("printed", "c"), ("own", "c"))
     assert stages(auxiliary_weight=0.0).others.shape == (len(plain.labels), 0)
 

@@ -18,7 +18,7 @@ from lib.ground.paths import ROOT
 from lib.ground.seeds import name_of
 from lib.ground.sizes import SIZES, SamplerSpec
 from lib.images import models, sampling
-from lib.methods import finetune, reward
+from lib.methods import ensemble, finetune, reward
 from lib.methods.finetune import FinetuneSpec
 from lib.study import common
 from lib.study.lee import ARMS, FULL_METHOD, OTHER_WEIGHTINGS, LeeStudy
@@ -250,7 +250,8 @@ def test_labels_that_match_no_image_are_refused_before_anything_learns_from_them
 
 def test_rewards_are_known_by_labels_and_raters_and_take_the_sizes_epochs(labelled, monkeypatch):
     calls = []
-    monkeypatch.setattr(reward, "ensemble", lambda seeds, spec, *args, inputs: calls.append((seeds, spec, inputs)) or [])
+    monkeypatch.setattr(
+        ensemble, "trained", lambda specs, *args: calls.append((len(specs), specs[0], args[-1])) or list(specs))
     labelled.rewards(), labelled.rewards(reward.RewardSpec(epochs=3))
     labelled.feedback = (labelled.feedback[0], labelled.feedback[1], 1 - labelled.feedback[2])
     labelled.rewards(seeds=9)

@@ -7,7 +7,7 @@ machine multiplies large matrices. Machines are noisy: compare the lines of one 
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,12 +19,14 @@ from lib.feedback import judges
 from lib.ground import precision
 from lib.ground.precision import DEVICE
 from lib.images import embedding, models, sampling
-from lib.methods import denoising, finetune
+from lib.methods import denoising, ensemble, finetune, lessons, reward
 from lib.world import prompts, scenes, web
 
 ON_GPU = DEVICE.type == "cuda"
 BATCHES = (64, 512, 2048) if ON_GPU else (64,)  # images sampled at once
 UPDATES = {(48, 24): 200, (256, 256): 200} if ON_GPU else {(48, 24): 4}  # of fine-tuning, by batch
+
+UPDATES_OF_A_REWARD = 20
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,14 @@ def rates() -> list[Rate]:
         rate("prompts embedded", lambda: embedding.embed_texts(clip, tokenizer, texts[:120]), len(set(texts[:120])),
              of=lambda: embedding.embed_texts(clip, tokenizer, texts[:1])),
     ]  # fmt: skip
+    spec = reward.RewardSpec(epochs=UPDATES_OF_A_REWARD)
+    image, text = (rng.normal(size=(spec.batch, 128)).astype(np.float32) for _ in range(2))
+    others = rng.integers(spec.batch, size=(spec.batch, spec.epochs * spec.perturbed))
+    taught = [lessons.Lesson(replace(spec, seed=s), np.arange(spec.batch), np.arange(spec.batch) % 2.0, others)
+              for s in range(ensemble.TOGETHER)]  # fmt: skip
+    name, learn = f"updates of a reward, {len(taught)} at once", partial(ensemble.train, image, text, text)
+    one = [replace(taught[0], spec=replace(spec, epochs=1), others=others[:, : spec.perturbed])]
+    found.append(rate(name, partial(learn, taught), spec.epochs * len(taught), of=partial(learn, one)))
     pairs = denoising.encoded(pipe, sampling.encode(pipe, pixels), texts)
     g, steps = torch.Generator().manual_seed(0), pipe.scheduler.config.num_train_timesteps
 

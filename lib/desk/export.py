@@ -201,7 +201,7 @@ def write_hps(study: WuStudy, name: str, artifact: Artifact, folder: Path) -> di
 def write_reward(study: LeeStudy, name: str, rewards: list, folder: Path) -> dict:
     """The reward of seed 0, float32; `load_reward` reads it."""
     network, spec = rewards[0]
-    save_arrays(folder / "reward.safetensors", {name: weight.numpy() for name, weight in network.state_dict().items()})
+    save_arrays(folder / "reward.safetensors", {name: weight.cpu().numpy() for name, weight in network.state_dict().items()})
     labels = [None if np.isnan(label) else float(label) for label in study.feedback[0]]
     return {
         "what": "the reward r(x, z) in [0, 1] on embeddings of the shipped mini-clip (lib.images.embedding)",

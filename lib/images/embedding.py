@@ -5,21 +5,45 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
+from torchvision.transforms import Normalize
 
 from lib.ground.cache import Artifact, load_arrays, save_arrays, stage
 from lib.ground.checks import finite
+from lib.ground.precision import DEVICE
 from lib.images.sampling import load_images
+
+BATCH = 128 if DEVICE.type == "cpu" else 2_048  # images; on a CPU larger ones leave its caches
+
+
+def preprocessed(preprocess: Callable, images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """`preprocess` of uint8 images [image, height, width, 3], as CLIP takes them: float32 [image, 3, side, side].
+
+    Where open_clip's transform has nothing to resize or crop, all of them at once and on the device, to the same bits on a
+    CPU; else one by one through PIL.
+    """
+    *before, last = getattr(preprocess, "transforms", [preprocess])
+    if not (isinstance(last, Normalize) and all(_changes_nothing(step, images.shape[1:3]) for step in before)):
+        return torch.stack([preprocess(Image.fromarray(x)) for x in images]).to(device)
+    pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float().div_(255)
+    mean, std = (torch.tensor(x, device=device).view(-1, 1, 1) for x in (last.mean, last.std))
+    return pixels.sub_(mean).div_(std)
+
+
+def _changes_nothing(step: Callable, sides: tuple[int, int]) -> bool:
+    """Whether a step of open_clip's transform leaves the pixels of RGB images of these sides as they are."""
+    name = getattr(step, "__name__", type(step).__name__)
+    if name in ("Resize", "CenterCrop"):
+        return sides[0] == sides[1] and step.size in (sides[0], [sides[0]], tuple(sides), list(sides))
+    return name in ("MaybeConvertMode", "_convert_to_rgb", "MaybeToTensor", "ToTensor")
 
 
 @torch.no_grad()
-def embed_images(clip, preprocess, images: np.ndarray, batch: int = 256) -> np.ndarray:
+def embed_images(clip, preprocess, images: np.ndarray, batch: int = BATCH) -> np.ndarray:
     """CLIP image embeddings, float32 [image, dimension], not normalised, of uint8 images [image, height, width, 3]."""
     device = next(clip.parameters()).device
-    out = []
-    for i in range(0, len(images), batch):
-        pixels = torch.stack([preprocess(Image.fromarray(x)) for x in images[i : i + batch]])
-        out.append(clip.encode_image(pixels.to(device)).cpu().numpy())
-    return finite("image embeddings", np.concatenate(out))
+    parts = (preprocessed(preprocess, images[i : i + batch], device) for i in range(0, len(images), batch))
+    return finite("image embeddings", torch.cat([clip.encode_image(pixels) for pixels in parts]).cpu().numpy())
 
 
 @torch.no_grad()

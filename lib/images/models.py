@@ -111,7 +111,7 @@ def load_clip(source: str = "mini", pretrained: str | None = None):
         verify("mini-clip")
         source = f"local-dir:{MODELS / 'mini-clip'}"
     model, _, preprocess = open_clip.create_model_and_transforms(source, pretrained=pretrained)
-    return model.eval().to(DEVICE), preprocess, open_clip.get_tokenizer(source)
+    return model.eval().to(DEVICE, memory_format=torch.channels_last), preprocess, open_clip.get_tokenizer(source)
 
 
 def matched_longer() -> np.ndarray:

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -22,7 +21,7 @@ from lib.ground.checks import finite
 from lib.ground.domains import check
 from lib.ground.precision import autocast
 from lib.ground.seeds import rng_of, torch_seed
-from lib.images.embedding import clip_score, unit
+from lib.images.embedding import clip_score, preprocessed, unit
 from lib.methods.training import Updates, adamw
 
 # Accuracy on choices (Table 2), and agreement with people on pairs of SD and DALL-E images (Table 3); shares.
@@ -132,7 +131,7 @@ def train_preference(
             group = torch.from_numpy(rows[part.numpy()])
             given = group >= 0
             place = given.flatten().nonzero()[:, 0]
-            shown = torch.stack([preprocess(Image.fromarray(x)) for x in pixels[group[given].numpy()]])
+            shown = preprocessed(preprocess, pixels[group[given].numpy()])
             batch = (shown, ids[group[:, 0]], place // group.shape[1], place, given,
                      torch.from_numpy(counts[part.numpy()]))  # fmt: skip
             updates(batch, [rate])

@@ -1,25 +1,22 @@
 """The reward: an MLP on frozen CLIP embeddings of image and prompt, with prompt classification as an auxiliary loss.
 
-Lee et al. 2023, section 3.2, Algorithms 1 and 2.
+Lee et al. 2023, section 3.2, Algorithms 1 and 2. `lib.methods.ensemble` trains it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lib.feedback.panel import categories
-from lib.ground.cache import Artifact, load_arrays, save_arrays, stage
 from lib.ground.checks import finite
 from lib.ground.domains import check
-from lib.ground.precision import autocast
-from lib.ground.seeds import rng_of, torch_seed
-from lib.images.embedding import embed_texts, unit
-from lib.world.perturbed import FORMS, all_perturbed, draw_perturbed
+from lib.ground.seeds import rng_of
+from lib.images.embedding import unit
+from lib.world.perturbed import FORMS
 
 
 @dataclass(frozen=True)
@@ -80,13 +77,12 @@ class Reward(nn.Module):
         return torch.sigmoid(self.last(self.second(hidden).relu_()).float()).squeeze(-1)
 
 
-def prompt_classification_loss(rewards: Tensor, temperature: float = 2.0) -> Tensor:
-    """Cross-entropy (nats) of telling each image's own prompt from perturbed ones.
+def prompt_classification_loss(rewards: Tensor, temperature: float | Tensor = 2.0) -> Tensor:
+    """Cross-entropy (nats an image) of telling each image's own prompt from perturbed ones, [..., image].
 
-    `rewards` [pair, prompt] in [0, 1]; column 0 is the image's own prompt. Lee et al. 2023, section 3.2 (L_pc).
+    `rewards` [..., image, prompt] in [0, 1]; the first prompt is the image's own. Lee et al. 2023, section 3.2 (L_pc).
     """
-    own = torch.zeros(len(rewards), dtype=torch.long, device=rewards.device)
-    return F.cross_entropy(rewards / temperature, own)
+    return -(rewards / temperature).log_softmax(-1)[..., 0]
 
 
 def taught(labels: np.ndarray, prompts: Sequence[str], raters: np.ndarray, spec: RewardSpec) -> np.ndarray:
@@ -128,48 +124,7 @@ def _spread(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return place
 
 
-def train_reward(
-    image: np.ndarray, text: np.ndarray, labels: np.ndarray, others: np.ndarray, pool: np.ndarray, spec: RewardSpec
-) -> Reward:
-    """Minimise L_MSE + lambda L_pc with AdamW.
-
-    `image`, `text` float [item, dimension]; `labels` in [0, 1] [item]; `others` int [item, epoch x perturbed] rows of
-    `pool` [prompt, dimension], of which epoch e takes the e-th part. Raises ValueError on no good or no bad label, or when
-    the loss stops being finite.
-    """
-    if not ((labels == 1).any() and (labels == 0).any()):
-        raise ValueError(f"need both good and bad labels, got {int((labels == 1).sum())} good of {len(labels)}")
-    torch.manual_seed(torch_seed(spec.seed))
-    order = torch.Generator().manual_seed(torch_seed(spec.seed))
-    x, z, bank = (_scaled(a, spec) for a in (image, text, pool))
-    y = torch.from_numpy(labels).float()
-    has_auxiliary = (y == 1) | (spec.auxiliary_on == "all")
-    network = Reward(image.shape[1], spec.width, spec.product)
-    steps = spec.epochs * -(-len(y) // spec.batch)
-    optimiser = torch.optim.AdamW(network.parameters(), spec.learning_rate, weight_decay=spec.weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for epoch in range(spec.epochs):
-        drawn = torch.from_numpy(others[:, epoch * spec.perturbed : (epoch + 1) * spec.perturbed])
-        for rows in torch.randperm(len(y), generator=order).split(spec.batch):
-            chosen = has_auxiliary[rows]
-            with autocast():
-                own = network(x[rows], z[rows])
-                if spec.auxiliary_weight and chosen.any():
-                    theirs = network(x[rows[chosen]][:, None], bank[drawn[rows[chosen]]])
-            loss = F.mse_loss(own, y[rows])
-            if spec.auxiliary_weight and chosen.any():
-                both = torch.cat([own[chosen][:, None], theirs], 1)
-                loss = loss + spec.auxiliary_weight * prompt_classification_loss(both, spec.temperature)
-            if not torch.isfinite(loss):
-                raise ValueError(f"the reward's loss is {loss.item()} in epoch {epoch}: lower the learning rate")
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-    return network.eval()
-
-
-def _scaled(embeddings: np.ndarray, spec: RewardSpec) -> Tensor:
+def scaled(embeddings: np.ndarray, spec: RewardSpec) -> Tensor:
     """Embeddings [item, dimension] as the network takes them; with `normalise` of length sqrt(dimension)."""
     if spec.normalise:
         embeddings = unit(embeddings) * embeddings.shape[1] ** 0.5
@@ -177,59 +132,9 @@ def _scaled(embeddings: np.ndarray, spec: RewardSpec) -> Tensor:
 
 
 @torch.no_grad()
-def score(network: Reward, image: np.ndarray, text: np.ndarray, spec: RewardSpec) -> np.ndarray:
-    """r in [0, 1], float32 [item]."""
+def score(network: Reward, image: np.ndarray, text: np.ndarray, spec: RewardSpec, batch: int = 8_192) -> np.ndarray:
+    """r in [0, 1], float32 [item], where the network is."""
     for name, weights in network.named_parameters():  # the sigmoid of an infinite sum is 0 or 1
         finite(f"the reward's {name}", weights)
-    return finite("r", network(_scaled(image, spec), _scaled(text, spec)).numpy())
-
-
-# ---- stages -------------------------------------------------------------------------------------------------------
-
-
-def perturbed_embeddings(form: str, load: Callable, digest: str) -> np.ndarray:
-    """The stage of CLIP embeddings of `all_perturbed(form)`, float32 [prompt, dimension]."""
-
-    def make(folder) -> None:
-        clip, _, tokenizer = load()
-        save_arrays(folder / "texts.safetensors", {"text": embed_texts(clip, tokenizer, all_perturbed(form))})
-
-    found = stage("perturbed", {"form": form}, {"clip": digest}, make, ("lib.images.models", load))
-    return load_arrays(found.path / "texts.safetensors")["text"]
-
-
-def trained(
-    image: np.ndarray, text: np.ndarray, prompts: Sequence[str], labels: np.ndarray, raters: np.ndarray, load: Callable,
-    spec: RewardSpec, inputs: Mapping[str, Artifact | str],
-) -> Reward:
-    """The stage of one reward: what `train_reward` learns from those of the labels that are `taught`.
-
-    A share of the labels is passed over more often, so that every variant gets the updates of `spec.epochs` passes over
-    all of them: fewer labels do not also mean less training. `inputs` are the digests of images, of labels with their
-    raters, and, as `clip`, of the weights behind the embeddings.
-    """
-
-    def make(folder) -> None:
-        chosen = taught(labels, prompts, raters, spec)
-        rows = np.flatnonzero(~np.isnan(chosen))
-        every = taught(labels, prompts, raters, replace(spec, labels=1.0, prompts=1.0, labellers=None))
-        run = replace(spec, epochs=round(spec.epochs * np.isfinite(every).sum() / len(rows)))
-        others, pool = np.zeros((len(rows), 0), int), text[:1]
-        if spec.auxiliary_weight:
-            drawn = run.epochs * run.perturbed
-            others = draw_perturbed([prompts[i] for i in rows], drawn, run.seed, run.perturbed_form)
-            pool = perturbed_embeddings(run.perturbed_form, load, inputs["clip"])
-        network = train_reward(image[rows], text[rows], chosen[rows], others, pool, run)
-        save_file(network.state_dict(), folder / "reward.safetensors")
-
-    found = stage("reward", asdict(spec), inputs, make, ("lib.images.models", load))
-    with torch.device("meta"):  # no weights are drawn, only to be overwritten
-        network = Reward(image.shape[1], spec.width, spec.product)
-    network.load_state_dict(load_file(found.path / "reward.safetensors"), assign=True)
-    return network.eval()
-
-
-def ensemble(seeds: int, spec: RewardSpec, *args, **kwargs) -> list[tuple[Reward, RewardSpec]]:
-    """Rewards of one spec with seeds 0, 1, …"""
-    specs = [replace(spec, seed=s) for s in range(seeds)]
-    return [(trained(*args, spec=s, **kwargs), s) for s in specs]
+    x, z = (scaled(a, spec).to(weights.device).split(batch) for a in (image, text))
+    return finite("r", torch.cat([network(*part) for part in zip(x, z, strict=True)]).cpu().numpy())

@@ -1,5 +1,6 @@
 """Lee et al. 2023 in stages: images, labels, rewards, fine-tuned models, votes; what notebooks 00 to 07 ask for by name."""
 
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 
@@ -13,7 +14,7 @@ from lib.ground.cache import Artifact, digest_of
 from lib.ground.seeds import seed_of
 from lib.ground.sizes import SamplerSpec
 from lib.images import models, sampling
-from lib.methods import denoising, finetune, reward
+from lib.methods import denoising, ensemble, finetune, reward
 from lib.study.common import Study
 from lib.world import prompts, web
 
@@ -106,13 +107,24 @@ class LeeStudy(Study):
 
     def rewards(self, spec: reward.RewardSpec = reward.RewardSpec(), seeds: int | None = None) -> list:
         """Rewards trained on the human labels, one a seed: list of (network, its spec)."""
+        return self.all_rewards({"": spec}, seeds)[""]
+
+    def all_rewards(self, variants: Mapping[Hashable, reward.RewardSpec], seeds: int | None = None) -> dict[Hashable, list]:
+        """The rewards of several specs by name; those that are missing are trained together, or on a core each."""
+        if len(variants) > 1:
+            self.ahead(*[("rewards", spec, seeds) for spec in variants.values()])
         labels, texts, raters = self.feedback
         image, text = self.embeddings(self.labelled_images)
         codes = [None if np.isnan(y) else [float(y), int(k)] for y, k in zip(labels, raters, strict=True)]
         inputs = {"images": self.labelled_images, "clip": self.clip_digest, "labels": digest_of(codes)}
-        spec = replace(spec, epochs=spec.epochs or self.size.reward_epochs)
         count = self.size.reward_seeds if seeds is None else min(seeds, self.size.reward_seeds)
-        return reward.ensemble(count, spec, image, text, texts, labels, raters, models.load_clip, inputs=inputs)
+        specs = [
+            replace(spec, epochs=spec.epochs or self.size.reward_epochs, seed=seed)
+            for spec in variants.values() for seed in range(count)
+        ]  # fmt: skip
+        rewards = ensemble.trained(specs, image, text, texts, labels, raters, models.load_clip, inputs)
+        pairs = list(zip(rewards, specs, strict=True))
+        return {name: pairs[i * count : (i + 1) * count] for i, name in enumerate(variants)}
 
     def scores(self, images: Artifact, rewards: list) -> np.ndarray:
         """r in [0, 1], float [seed, image]."""

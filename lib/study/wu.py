@@ -136,10 +136,7 @@ class WuStudy(Study):
         """Human Preference Score of images for their prompts, in [-100, 100]: float [image]."""
         found = self.tuned_clip(spec)
 
-        def load():
-            clip, preprocess, tokenizer = models.load_clip(f"local-dir:{found.path}")
-            return clip.to(memory_format=torch.channels_last), preprocess, tokenizer  # three times as fast
-
+        load = partial(models.load_clip, f"local-dir:{found.path}")
         return preference.hps(*embedding.embedded(images, load, found.digest))
 
     def hps_seeds(self, images: Artifact, spec: PreferenceSpec = PreferenceSpec()) -> np.ndarray:
