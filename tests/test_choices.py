@@ -132,6 +132,15 @@ def test_a_choice_depends_on_the_user_and_the_images_alone():
     assert part.chosen.tolist() == chosen().chosen[some].tolist()
 
 
+def test_two_users_of_one_taste_choose_each_for_themselves_and_neither_a_guess_nor_a_coin_copies_a_choice():
+    spec, (one, two) = TasteSpec(spread=0, last=0), ([[taste.user(u)]] * GROUPS for u in (0, 1))
+    first = chosen(spec, one).chosen
+    p = chances(VALUES @ taste.weights(["anyone"], spec)[0], ROWS, spec.noise)
+    for other in (chosen(spec, two), chosen(spec, one, position=False)):
+        assert (first == other.chosen).mean() == pytest.approx((p**2).sum(1).mean(), abs=0.03)
+    assert (first == chosen(spec, one, coin=True).chosen).mean() == pytest.approx(0.25, abs=0.03)
+
+
 def test_groups_of_two_and_three_are_chosen_from_as_their_chances_say_and_never_beyond_their_last_image():
     same, users = np.tile(VALUES[:4], (GROUPS, 1)), [[taste.user(u) for u in range(4)]] * GROUPS
     for size in (2, 3):
