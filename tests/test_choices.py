@@ -123,6 +123,7 @@ def test_each_user_has_tastes_of_their_own_around_the_mean_ones():
     w = taste.weights([taste.user(n) for n in range(2_000)])
     assert w.mean(0) == pytest.approx([getattr(TasteSpec(), t) for t in TRAITS], abs=0.03)
     assert w.std(0) == pytest.approx([TasteSpec().spread] * 5, abs=0.03)
+    assert np.abs(np.corrcoef(w.T) - np.eye(5)).max() < 0.1  # whom one trait pleases, another may not
     assert np.array_equal(w[7:9], taste.weights([taste.user(7), taste.user(8)]))
 
 
