@@ -398,6 +398,23 @@ def test_liking_is_the_sum_of_what_each_trait_adds_at_the_mean_users_weight(monk
     np.testing.assert_allclose(made.liking(None), [2, 4, 6, 8, 10])
 
 
+def test_critics_rate_an_image_by_its_name_and_not_by_its_pixels(monkeypatch):
+    rng = np.random.default_rng(0)
+    shown = [sampling.ImageSet(np.zeros((60, 0)), stream, ["Two dogs"] * 60, list(range(60)),
+                                [f"{d} {i}" for i in range(60)])
+             for stream, d in (("labelled", "digest"), ("labelled", "another"), ("unlabelled", "digest"))]  # fmt: skip
+    values, embeddings = rng.normal(size=(60, 5)), rng.normal(size=(60, 4))
+    monkeypatch.setattr(WuStudy, "traits", lambda self, images: values)
+    monkeypatch.setattr(WuStudy, "embeddings", lambda self, images: (embeddings, None))
+    learnt = []
+    for one in shown:
+        made = WuStudy("smoke")
+        made.taste, made.labelled_images = TasteSpec(), None
+        monkeypatch.setattr(sampling, "load_images", lambda images, one=one: one)
+        learnt.append(made.aesthetic_weights)
+    assert np.array_equal(learnt[0], learnt[1]) and not np.allclose(learnt[0], learnt[2])
+
+
 def test_a_choosers_guess_is_made_by_somebody_else(monkeypatch):
     made, texts = WuStudy("smoke"), [f"prompt {i // 4}" for i in range(40)]
     digests = [f"d{i}" for i in range(40)]

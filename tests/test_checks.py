@@ -141,7 +141,7 @@ MADE = {
     "selection": (lambda x: adaptation.select(x, POOL, np.ones(32, bool), 0.5), X.ravel()[:32]),
     "selection, by what is usable": (lambda x: adaptation.select(X.ravel()[:32], POOL, x, 0.5), np.ones(32)),
     "user study": (
-        lambda x: adaptation.votes(x, TRAITS[:2], ["a", "b"], ["u"], taste.TasteSpec()), TRAITS[2:4]),
+        lambda x: adaptation.votes(x, TRAITS[:2], [("a", "b"), ("c", "d")], ["u"], taste.TasteSpec()), TRAITS[2:4]),
     "majorities": (adaptation.majorities, np.ones((3, 2))),
     "ceiling": (lambda x: finetune.ceiling(x, np.ones(8)), EIGHT),
     "ceiling, by labels": (lambda x: finetune.ceiling(EIGHT, x), np.ones(8)),

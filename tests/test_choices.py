@@ -123,6 +123,7 @@ def test_each_user_has_tastes_of_their_own_around_the_mean_ones():
     w = taste.weights([taste.user(n) for n in range(2_000)])
     assert w.mean(0) == pytest.approx([getattr(TasteSpec(), t) for t in TRAITS], abs=0.03)
     assert w.std(0) == pytest.approx([TasteSpec().spread] * 5, abs=0.03)
+    assert np.abs(np.corrcoef(w.T) - np.eye(5)).max() < 0.1  # whom one trait pleases, another may not
     assert np.array_equal(w[7:9], taste.weights([taste.user(7), taste.user(8)]))
 
 
@@ -130,6 +131,15 @@ def test_a_choice_depends_on_the_user_and_the_images_alone():
     some = [5, 17, 100]
     part = choose(VALUES, ROWS[some], SHOWN, [USERS[i] for i in some], TasteSpec())
     assert part.chosen.tolist() == chosen().chosen[some].tolist()
+
+
+def test_two_users_of_one_taste_choose_each_for_themselves_and_neither_a_guess_nor_a_coin_copies_a_choice():
+    spec, (one, two) = TasteSpec(spread=0, last=0), ([[taste.user(u)]] * GROUPS for u in (0, 1))
+    first = chosen(spec, one).chosen
+    p = chances(VALUES @ taste.weights(["anyone"], spec)[0], ROWS, spec.noise)
+    for other in (chosen(spec, two), chosen(spec, one, position=False)):
+        assert (first == other.chosen).mean() == pytest.approx((p**2).sum(1).mean(), abs=0.03)
+    assert (first == chosen(spec, one, coin=True).chosen).mean() == pytest.approx(0.25, abs=0.03)
 
 
 def test_groups_of_two_and_three_are_chosen_from_as_their_chances_say_and_never_beyond_their_last_image():

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lib.feedback import votes
+from lib.feedback import panel, votes
 from lib.ground import sizes
 from lib.ground.cache import Artifact, digest_of
 from lib.ground.paths import ROOT
@@ -200,6 +200,20 @@ def test_fidelity_and_pre_training_take_different_web_pairs():
 def test_an_item_of_a_sorted_list_is_numbered_by_how_often_it_came_before():
     assert common._earlier([0, 0, 0, 2, 5, 5]) == [0, 1, 2, 0, 0, 1]
     assert common._earlier([]) == []
+
+
+def test_the_panels_share_of_an_image_counts_skips_as_not_good(monkeypatch):
+    shown = sampling.ImageSet(np.zeros((2, 0)), "labelled", ["Two dogs", "Six cats"], [0, 3], list("ab"))
+    monkeypatch.setattr(sampling, "load_images", lambda made: shown)
+    monkeypatch.setattr(LeeStudy, "looks", lambda self, images, judge: judge)
+    given = np.array([["good"] * 3 + ["skip"] * 3 + ["bad"] * 3, ["skip"] * 9]).T
+
+    def rate(seen, names, prompts, raters, spec):
+        assert (seen, names, prompts, len(raters)) == ("a", shown.names, shown.prompts, 9)
+        return given
+
+    monkeypatch.setattr(panel, "rate", rate)
+    assert LeeStudy("smoke").panel_shares(None).tolist() == pytest.approx([1 / 3, 0])
 
 
 # ---- rewards ------------------------------------------------------------------------------------------------------
