@@ -6,12 +6,16 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
+import open_clip
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from torchvision.transforms import Compose, RandomGrayscale
 
 from lib.ground.paths import MODELS, ROOT
-from lib.images import models
+from lib.images import embedding, models
 from lib.images.networks import FeatureNet, Judge, StridedTrunk
 
 NAMES = ("features", "features-votes", "judge-a", "judge-b", "mini-clip", "mini-sd", "mini-second")
