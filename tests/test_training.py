@@ -181,7 +181,9 @@ def clip(make_pipe, folder):
     rows[2, 3] = -1
     groups, counts = preference.counted(rows, np.arange(7) % 3)
     spec = preference.PreferenceSpec(epochs=2, batch=3)
-    return dict(preference.train_preference(*models.load_clip(), pixels, texts, groups, counts, spec).state_dict())
+    found = preference.train_preference(*models.load_clip(), pixels, texts, groups, counts, spec).state_dict()
+    idle = ("k_proj.bias", "in_proj_bias")  # keys' biases move no softmax: their gradient is rounding, which AdamW blows up
+    return {k: v for k, v in found.items() if not k.endswith(idle)}
 
 
 @pytest.mark.parametrize("run, module", [(tuned, finetune), (lora, adaptation), (clip, preference)])
