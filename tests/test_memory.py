@@ -58,9 +58,9 @@ def test_a_change_that_was_put_back_is_none_even_if_it_was_there_at_the_first_lo
     memory._as_written.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(precision, "autocast", contextlib.nullcontext)
-        with pytest.raises(memory.ChangedCode, match="^lib.methods.finetune.autocast is not"):
-            memory.refuse_changes(["lib.methods.finetune"])
-    memory.refuse_changes(["lib.methods.finetune"])
+        with pytest.raises(memory.ChangedCode, match="^lib.methods.denoising.autocast is not"):
+            memory.refuse_changes(["lib.methods.denoising"])
+    memory.refuse_changes(["lib.methods.denoising"])
 
 
 def test_a_name_that_hides_a_builtin_is_a_change(monkeypatch):
