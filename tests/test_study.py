@@ -2,7 +2,7 @@
 
 import ast
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -272,6 +272,19 @@ def test_rewards_are_known_by_labels_and_raters_and_take_the_sizes_epochs(labell
     own = SIZES["smoke"].reward_epochs
     assert [(n, s.epochs) for n, s, _ in calls] == [(1, own), (1, 3), (1, own)]
     assert calls[0][2] == calls[1][2] and calls[0][2]["labels"] != calls[2][2]["labels"]
+
+
+def test_rewards_of_several_variants_are_asked_for_at_once_and_come_by_name_one_a_seed(labelled, monkeypatch):
+    calls, early = [], []
+    monkeypatch.setattr(ensemble, "trained", lambda specs, *args: calls.append(specs) or [f"r of {s}" for s in specs])
+    monkeypatch.setattr(labelled, "ahead", lambda *wanted: early.extend(wanted))
+    labelled.size = replace(labelled.size, reward_seeds=2)
+    variants = {"plain": reward.RewardSpec(epochs=3), "narrow": reward.RewardSpec(epochs=3, width=8)}
+    found = labelled.all_rewards(variants)
+    expected = {name: [replace(spec, seed=seed) for seed in (0, 1)] for name, spec in variants.items()}
+    assert found == {name: [(f"r of {s}", s) for s in specs] for name, specs in expected.items()}
+    assert calls == [expected["plain"] + expected["narrow"]]
+    assert early == [("rewards", spec, None) for spec in variants.values()]
 
 
 def test_notebooks_03_and_04_share_their_baseline():
