@@ -4,6 +4,7 @@ import contextlib
 import functools
 import importlib
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 
 from lib.feedback import panel, taste, votes
-from lib.ground import memory, precision, seeds, source
+from lib.ground import memory, precision, seeds, sizes, source
 from lib.ground.paths import ROOT
 from lib.images import sampling
 from lib.methods import adaptation, denoising, ensemble, reward
@@ -84,6 +85,12 @@ def test_modules_loaded_again_from_the_same_files_are_no_change():
         for name in held:  # they hold what was there before
             importlib.reload(sys.modules[f"lib.{name}"])
     memory.refuse_changes(MODULES)
+
+
+def test_objects_of_the_studys_classes_may_be_sent_to_other_processes():
+    for spec in (reward.RewardSpec(), panel.RaterSpec(), sizes.SamplerSpec()):
+        assert pickle.loads(pickle.dumps(spec)) == spec
+    memory.refuse_changes([*MODULES, "lib.ground.sizes"])
 
 
 def test_what_the_machine_or_the_reader_decides_is_no_change(monkeypatch):

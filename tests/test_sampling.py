@@ -186,7 +186,7 @@ def test_a_damaged_part_is_drawn_again(monkeypatch, patched, capfd):
     monkeypatch.setattr(sampling, "sample", sample)
     with pytest.raises(KeyboardInterrupt):
         stage_of(prompts, numbers)
-    (damaged,) = cache.CACHE.glob("work/images-*/_partial/000512.*")
+    (damaged,) = cache.CACHE.glob("work/images-*/_partial/000512-*")
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1  # one pixel, by one
     damaged.write_bytes(content)

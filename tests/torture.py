@@ -25,16 +25,16 @@ from pathlib import Path
 import psutil
 
 ROOT, tell = Path(__file__).resolve().parents[1], partial(print, flush=True)
-# Two trainings that keep weights on their way and images in three parts, two of these at once.
+# A training that keeps weights on its way, and at once images in three parts.
 LONG = """
 print("running long_stages", flush=True)
 from dataclasses import replace
 from lib.study import ahead
-from lib.world import prompts
 from lib.study.lee import LeeStudy
+from lib.world import prompts
 study, texts = LeeStudy("smoke"), prompts.grid(counts=(8, 6, 6, 12))
 spec = replace(study.finetune_spec(learning_rate=5e-4, beta=1.0), updates=120, keep=(20, 60))
-wanted = [("finetuned", "r = mean", spec), ("finetuned", "human-labelled only", spec),
+wanted = [("finetuned", "r = mean", spec),
           ("sample", [texts[i % len(texts)] for i in range(1100)], list(range(1100)), "evaluation")]
 ahead.make(study, wanted)
 for name, *arguments in wanted:
@@ -65,11 +65,11 @@ def killed(folder: Path, command: list[str], kills: int, rng: random.Random) -> 
     if code:
         yield f"the undisturbed run failed: {heard[-1]}"
         return
-    heard, damaged = [], 0
+    heard, struck, damaged = [], 0, 0
     for moment in [*sorted(rng.uniform(0, began["end"]) for _ in range(kills)), began["end"]]:
         part = max((name for name in began if began[name] <= moment), key=began.get)
         code, said, _ = run(folder, "killed", command, part, moment - began[part])
-        heard += said
+        heard, struck = heard + said, struck + (code == -9)
         tell(f"  {'killed' if code == -9 else f'exit code {code}'}: {part}, after {moment - began[part]:.1f} s")
         if code not in ((0,) if part == "end" else (0, -9)):
             yield f"a run after a kill failed: {said[-1]}"
@@ -81,7 +81,7 @@ def killed(folder: Path, command: list[str], kills: int, rng: random.Random) -> 
     if noticed != damaged:
         yield f"of {damaged} damaged checkpoints {noticed} were noticed"
     calm, after = ending(folder / "calm"), ending(folder / "killed")
-    tell(f"compared: {len(calm)} files and folders; {damaged} checkpoints were damaged, {noticed} noticed")
+    tell(f"killed {struck} times, {damaged} checkpoints damaged; compared {len(calm)} files and folders")
     yield from (f"{name} differs" for name in sorted(calm.keys() | after.keys()) if calm.get(name) != after.get(name))
 
 
@@ -142,7 +142,7 @@ def flipped(stored: Path, shipped: Path, bits: int, rng: random.Random) -> Itera
     for number in range(bits):
         if number % 2:
             entry = rng.choice(sorted(kinds[number // 2 % len(kinds)].iterdir()))
-            copy = shutil.copytree(entry, stored.with_name("copies") / str(number) / entry.name)
+            copy = shutil.copytree(entry, stored.with_name("copies") / str(number) / entry.parent.name / entry.name)
             path = rng.choice(sorted(path for path in copy.rglob("*") if path.is_file()))
             uses, said = [partial(look_up, entry.parent.name, copy)], f"{entry.parent.name}/{entry.name[:16]} is damaged"
         else:

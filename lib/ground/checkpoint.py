@@ -1,16 +1,20 @@
-"""Checkpoints of a training run: one file, replaced whole, from which the run goes on as if never stopped.
+"""Checkpoints, from which what was killed goes on as if never stopped: of a training run, and of long stages in parts.
 
-It holds safetensors, with a sum before them: a damaged one is deleted with a warning, and the run starts again.
+Each is a file of safetensors, replaced whole, with a sum before them: a damaged one is deleted with a warning, and what it
+held is made again.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import safetensors.numpy
 import torch
 from safetensors.torch import load
 from safetensors.torch import save as serialised
 
-from lib.ground.cache import keep, kept
+from lib.ground.cache import PARTIAL, keep, kept
 
 
 def save(path: Path, module: torch.nn.Module, optimiser: torch.optim.Optimizer, ema: dict, **meta: float) -> None:
@@ -54,3 +58,15 @@ def numbers(path: Path) -> dict[str, float]:
 def _numbers(content: bytes) -> dict[str, float]:
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return {k: float(v) for k, v in header["__metadata__"].items()}
+
+
+def in_parts(folder: Path, count: int, size: int, part: Callable[[slice], np.ndarray]) -> np.ndarray:
+    """What `part` makes of `count` items, `size` at a time, end to end; each part is kept in a stage's `folder`."""
+    parts = []
+    for first in range(0, count, size):
+        path = folder / PARTIAL / f"{first:06d}-{size}.safetensors"
+        if (content := kept(path)) is None:
+            made = np.ascontiguousarray(part(slice(first, min(first + size, count))))
+            keep(path, content := safetensors.numpy.save({"part": made}))
+        parts.append(safetensors.numpy.load(content)["part"])
+    return np.concatenate(parts)

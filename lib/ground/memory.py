@@ -16,9 +16,9 @@ from lib.ground.source import SOURCES, code_digest
 
 # Values that the machine or the user decides; a key holds them as they are.
 LIVE = {("lib.ground.precision", "DEVICE"), ("lib.ground.precision", "FAST_BFLOAT16"), ("lib.ground.seeds", "STUDY")}
-# What a class has beside what it was written with.
+# What a class has beside what it was written with, some of it only after an object of it was pickled.
 OF_CLASSES = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__firstlineno__",
-              "__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__",
+              "__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__", "__slotnames__",
               "_abc_impl"}  # fmt: skip
 
 

@@ -10,10 +10,8 @@ from torchvision.transforms import Normalize
 
 from lib.ground.cache import Artifact, load_arrays, save_arrays, stage
 from lib.ground.checks import finite
-from lib.ground.precision import DEVICE
+from lib.ground.precision import at_once
 from lib.images.sampling import load_images
-
-BATCH = 128 if DEVICE.type == "cpu" else 2_048  # images; on a CPU larger ones leave its caches
 
 
 def preprocessed(preprocess: Callable, images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
@@ -39,9 +37,9 @@ def _changes_nothing(step: Callable, sides: tuple[int, int]) -> bool:
 
 
 @torch.no_grad()
-def embed_images(clip, preprocess, images: np.ndarray, batch: int = BATCH) -> np.ndarray:
+def embed_images(clip, preprocess, images: np.ndarray, batch: int | None = None) -> np.ndarray:
     """CLIP image embeddings, float32 [image, dimension], not normalised, of uint8 images [image, height, width, 3]."""
-    device = next(clip.parameters()).device
+    device, batch = next(clip.parameters()).device, batch or at_once(128)  # on a CPU larger ones leave its caches
     parts = (preprocessed(preprocess, images[i : i + batch], device) for i in range(0, len(images), batch))
     return finite("image embeddings", torch.cat([clip.encode_image(pixels) for pixels in parts]).cpu().numpy())
 

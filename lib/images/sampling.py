@@ -1,5 +1,6 @@
 """Prompts to images: a batched loop over the pipeline's own parts with a diffusers scheduler."""
 
+import functools
 import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -9,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import safetensors.numpy
 import torch
 from tqdm.auto import tqdm
 
-from lib.ground.cache import Artifact, keep, kept, load_arrays, save_arrays, stage
+from lib.ground.cache import Artifact, load_arrays, save_arrays, stage
+from lib.ground.checkpoint import in_parts
 from lib.ground.checks import finite
 from lib.ground.precision import at_once
 from lib.ground.seeds import name_of, seed_of
@@ -178,17 +179,13 @@ def sampled(
 
     def make(folder: Path) -> None:
         seeds = [seed_of(stream, p, n) for p, n in zip(prompts, numbers, strict=True)]
-        parts, pipe, size = [], None, at_once(512)
-        for first in range(0, len(seeds), size):
-            path = folder / "_partial" / f"{first:06d}-{size}.safetensors"
-            if (content := kept(path)) is None:
-                pipe = pipe or load()
-                here = slice(first, first + size)
-                name = f"{stream}: images {first}-{min(first + size, len(seeds))} of {len(seeds)}"
-                pixels = sample(pipe, prompts[here], seeds[here], spec, progress=name)
-                keep(path, content := safetensors.numpy.save({"pixels": pixels}))
-            parts.append(safetensors.numpy.load(content)["pixels"])
-        pixels = np.concatenate(parts)
+        pipe = functools.cache(load)  # not loaded where all parts are there
+
+        def part(here: slice) -> np.ndarray:
+            name = f"{stream}: images {here.start}-{here.stop} of {len(seeds)}"
+            return sample(pipe(), prompts[here], seeds[here], spec, progress=name)
+
+        pixels = in_parts(folder, len(seeds), at_once(512), part)
         save_arrays(folder / "images.safetensors", {"pixels": pixels})
         digests = [image_digest(x) for x in pixels]
         index = pd.DataFrame({"stream": stream, "prompt": prompts, "number": numbers, "digest": digests})

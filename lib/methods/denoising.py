@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from lib.ground.cache import Artifact, stage
+from lib.ground.cache import Artifact, save_arrays, stage
+from lib.ground.checkpoint import in_parts
 from lib.ground.precision import autocast
 from lib.images.sampling import encode, encode_texts
 from lib.methods.training import sent
@@ -69,7 +70,9 @@ def latents_of(
     learns from the same few sets of images. `inputs` are the digests of the base and of the images."""
 
     def make(folder: Path) -> None:
-        save_file({"latents": encode(load(), pixels()).contiguous().cpu()}, folder / "latents.safetensors")
+        pipe, shown = load(), pixels()
+        latents = in_parts(folder, len(shown), 8_192, lambda here: encode(pipe, shown[here]).cpu().numpy())
+        save_arrays(folder / "latents.safetensors", {"latents": latents})
 
     found = stage("latents", {}, inputs, make, ("lib.images.models", load, pixels))
     return load_file(found.path / "latents.safetensors")["latents"]
