@@ -51,14 +51,16 @@ def main(folder: Path, kills: int, bits: int, seed: int) -> int:
     os.environ |= {"STUDY_CACHE": str(folder / "calm" / "cache"), "OMP_NUM_THREADS": "1"}
     tell(f"seed {seed}: {kills} kills, {bits} bits")
     smoke = ["-m", "lib.desk.run", *sorted(map(str, checkout.glob("notebooks/[0-9]*.ipynb"))), "--size", "smoke"]
-    faults = [*killed(folder, smoke, kills, rng), *killed(folder, ["-c", LONG], (kills + 3) // 4, rng),
+    faults = [*killed(folder, smoke, kills, rng), *killed(folder, ["-c", LONG], (kills + 3) // 4, rng, damage=True),
               *flipped(folder / "calm" / "cache", checkout / "data" / "models", bits, rng)]  # fmt: skip
     said = f"{len(faults)} faults, such as: {faults[0]}" if faults else "every end was the same, every damage was noticed"
     tell(f"torture with seed {seed}, {(time.monotonic() - started) / 60:.0f} min: {said}")
     return 1 if faults else 0
 
 
-def killed(folder: Path, command: list[str], kills: int, rng: random.Random) -> Iterator[str]:
+def killed(
+    folder: Path, command: list[str], kills: int, rng: random.Random, damage: bool = False
+) -> Iterator[str]:
     """Run a command undisturbed and, elsewhere, killed so many times; yields what is not as it should be."""
     code, heard, began = run(folder, "calm", command)
     tell(f"undisturbed: exit code {code} after {began['end']:.0f} s")
@@ -75,7 +77,7 @@ def killed(folder: Path, command: list[str], kills: int, rng: random.Random) -> 
             yield f"a run after a kill failed: {said[-1]}"
         noticed = sum("cache: checkpoint" in line and "is damaged" in line for line in heard)
         left = sorted((folder / "killed" / "cache" / "work").glob("*/_partial/[!.u]*"))  # what the next run is sure to read
-        if left and noticed == damaged and rng.random() < 0.5:
+        if damage and left and noticed == damaged and struck % 2:
             path, damaged = rng.choice(left), damaged + 1
             tell(f"    damaged: {flip(path, rng)} of checkpoint {path.parent.parent.name}/{path.name}")
     if noticed != damaged:
