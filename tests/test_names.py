@@ -8,7 +8,6 @@ import pytest
 
 from lib.feedback import choices, judges, panel, taste, votes
 from lib.ground.seeds import name_of, seed_of
-from lib.ground.sizes import GUIDANCE_SCALE, SAMPLING_STEPS
 from lib.images import metrics, models, sampling
 from lib.methods import adaptation
 from lib.world import prompts, web
@@ -24,7 +23,7 @@ VOTERS = [f"voter-{i:02d}" for i in range(adaptation.USERS)]
 def images() -> sampling.ImageSet:
     """192 of the base's images, eight of each of 24 prompts."""
     seeds = [seed_of("names", p, n) for p, n in zip(TEXTS, NUMBERS, strict=True)]
-    pixels = sampling.sample(models.load_generator(), TEXTS, seeds, guidance_scale=GUIDANCE_SCALE, steps=SAMPLING_STEPS)
+    pixels = sampling.sample(models.load_generator(), TEXTS, seeds)
     return sampling.ImageSet(pixels, "names", TEXTS, NUMBERS, [sampling.image_digest(x) for x in pixels])
 
 

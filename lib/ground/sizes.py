@@ -70,7 +70,7 @@ class Size:
 # What each is for: smoke, a test of the machinery; laptop, the whole study with real effects and wide intervals, in half an
 # hour on two cores; evening, narrower intervals; gpu, the papers' numbers of prompts, images and labels on one GPU; full,
 # with their number of updates. Half of evening's updates gave nine tenths of its gain on the selection prompts: hence
-# laptop's 160.
+# laptop's 140.
 SIZES = {
     "smoke": Size(
         prompts=(8, 6, 6, 12), images=(4, 4, 4, 4), unlabelled=32, unseen_prompts=(6, 4, 4, 4), unseen_images=4,
@@ -82,7 +82,7 @@ SIZES = {
     "laptop": Size(
         prompts=(54, 29, 40, 160), images=(10, 10, 6, 8), unlabelled=1_200, unseen_prompts=(30, 20, 15, 15),
         unseen_images=8, evaluation_stride=1, evaluation_images=4, candidates=16, references=1_000, selection_images=6,
-        fidelity_captions=400, reward_seeds=3, reward_epochs=10, finetune_seeds=1, updates=160, batch=(40, 20),
+        fidelity_captions=320, reward_seeds=3, reward_epochs=10, finetune_seeds=1, updates=140, batch=(40, 20),
         pretraining=3_000, judged=1_000, held_out=8, choice_prompts=(400, 200), choosers=12, users=400, second_prompts=150,
         preference_seeds=3, preference_epochs=4, adaptation_updates=120, adapted_images=2, adapted_captions=200,
     ),
