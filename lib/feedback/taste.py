@@ -20,7 +20,6 @@ from lib.images.metrics import colourfulness
 from lib.images.sampling import load_images
 
 TRAITS = ("match", "realism", "size", "placement", "vividness")
-OF_THE_IMAGE = TRAITS[1:]  # what an aesthetic predictor could see, without the prompt
 CERTAINTY = 3.5  # logits of match are capped here, as the raters' of the panel are
 PAPER_GUESS = 0.42  # how often people guessed which image another one had chosen (Table 2)
 PAPER_LAST = 0.311

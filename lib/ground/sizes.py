@@ -82,7 +82,7 @@ SIZES = {
     "laptop": Size(
         prompts=(54, 29, 40, 160), images=(10, 10, 6, 8), unlabelled=1_200, unseen_prompts=(30, 20, 15, 15),
         unseen_images=8, evaluation_stride=1, evaluation_images=4, candidates=16, references=1_000, selection_images=6,
-        fidelity_captions=320, reward_seeds=3, reward_epochs=10, finetune_seeds=1, updates=140, batch=(40, 20),
+        fidelity_captions=400, reward_seeds=3, reward_epochs=10, finetune_seeds=1, updates=140, batch=(40, 20),
         pretraining=3_000, judged=1_000, held_out=8, choice_prompts=(400, 200), choosers=12, users=400, second_prompts=150,
         preference_seeds=3, preference_epochs=4, adaptation_updates=120, adapted_images=2, adapted_captions=200,
     ),
