@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lib.ground.paths import ROOT
+from lib.ground.sizes import cpu_hours
 
 PARAMETERS = 'size = "smoke"  # smoke, laptop, full\nimages: int = 3  # a prompt'
 WRITES = "from lib.desk import report\nreport.write('counted', {'images': images}, size, 'toy')"
@@ -115,7 +116,7 @@ def test_a_dict_that_gives_a_key_twice_is_refused_before_the_first_cell(run, tmp
 
 
 def test_a_run_killed_while_it_wrote_is_run_again_and_leaves_nothing(tmp_path, monkeypatch):
-    from lib import run as runner
+    from lib.desk import run as runner
 
     monkeypatch.setenv("STUDY_REPORTS", str(tmp_path / "reports"))
     toy, results = notebook(tmp_path, "toy", WRITES), tmp_path / "reports" / "smoke" / "results"
@@ -310,7 +311,8 @@ def test_hours_of_work_are_not_started_unasked(run, tmp_path):
     if torch.cuda.is_available():
         assert result.returncode == 0
         return
-    assert refused(result, "size full takes about 286 hours", "no GPU", "--patient", "PATIENCE=1"), result.stderr
+    hours = f"size full takes about {cpu_hours('full'):,.0f} hours"
+    assert refused(result, hours, "no GPU", "--patient", "PATIENCE=1"), result.stderr
     assert run(toy, "--size", "full", "--patient").returncode == 0
     assert run(toy, "--size", "full").stdout == "fresh toy\n"  # nothing to do, nothing to ask
 
@@ -328,7 +330,7 @@ def test_somebody_at_a_terminal_is_asked(answer, starts, monkeypatch):
     else:
         with pytest.raises(runner.Refused, match="^not started$"):
             runner.ask_for_patience("full", patient=False)
-    assert len(asked) == 1 and "286 hours" in asked[0]
+    assert len(asked) == 1 and f"{cpu_hours('full'):,.0f} hours" in asked[0]
     unasked = [("laptop", False, False), ("evening", False, False), ("full", True, False), ("full", False, True)]
     for size, patient, gpu in unasked:
         monkeypatch.setattr(runner, "has_gpu", lambda gpu=gpu: gpu)

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import Normalize
 
 from lib.ground.cache import Artifact, load_arrays, save_arrays, stage
 from lib.ground.checks import finite
@@ -21,7 +20,7 @@ def preprocessed(preprocess: Callable, images: np.ndarray, device: torch.device 
     CPU; else one by one through PIL.
     """
     *before, last = getattr(preprocess, "transforms", [preprocess])
-    if not (isinstance(last, Normalize) and all(_changes_nothing(step, images.shape[1:3]) for step in before)):
+    if not (type(last).__name__ == "Normalize" and all(_changes_nothing(step, images.shape[1:3]) for step in before)):
         return torch.stack([preprocess(Image.fromarray(x)) for x in images]).to(device)
     pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float().div_(255)
     mean, std = (torch.tensor(x, device=device).view(-1, 1, 1) for x in (last.mean, last.std))
