@@ -143,7 +143,7 @@ def trained(tmp_path, monkeypatch):
 # ---- what a folder holds ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arm, updates", [("full method", 6), ("r = mean", 3), ("exponential r", 1)])
+@pytest.mark.parametrize("arm, updates", [("full method", 6), ("constant reward", 3), ("exponential r", 1)])
 def test_an_arm_loads_in_the_stock_pipeline_and_draws_the_studys_images(trained, command, tmp_path, arm, updates):
     select(updates)
     trained(arm)
@@ -245,7 +245,7 @@ def test_without_a_model_each_is_listed_with_whether_it_is_trained(trained, comm
 def test_what_is_not_trained_is_refused_with_the_notebooks_to_run_in_their_order(trained, command, tmp_path):
     trained("reward")
     for name, notebooks in {
-        "full method": ["05_fine_tuning"], "r = mean": ["05_fine_tuning"],
+        "full method": ["05_fine_tuning"], "constant reward": ["05_fine_tuning"],
         "random r": ["06_alignment_against_fidelity"], "hps": ["08_preference_score"],
         "swapped labels": ["08_preference_score", "09_preference_adaptation"],
     }.items():  # fmt: skip
@@ -315,7 +315,7 @@ def test_from_the_first_image_to_an_exported_arm_it_says_what_comes_next(tmp_pat
 
 
 @pytest.mark.parametrize("said, meant", [("Adapted", "adapted"), ("HPS", "hps"), ("full metod", "full method"),
-                                         ("r=mean", "r = mean"), ("rewards", "reward")])  # fmt: skip
+                                         ("constant rewrd", "constant reward"), ("rewards", "reward")])  # fmt: skip
 def test_an_unknown_model_is_refused_with_the_nearest_and_all_names(command, tmp_path, said, meant):
     assert refused(command(said, tmp_path / "x"), f"unknown model {said!r}, perhaps {meant!r}", *export.NAMES)
     assert refused(command("zzzz", tmp_path / "x"), "unknown model 'zzzz': one of", *export.NAMES)

@@ -247,7 +247,7 @@ def test_bad_input_is_refused_in_one_line(tune):
 def test_the_ceiling_is_the_good_share_that_the_weighting_leaves():
     good = np.array([1, 0, 1, 0])
     assert finetune.ceiling(np.array([0.9, 0.3, 0.6, 0.2]), good) == pytest.approx(1.5 / 2.0)
-    assert finetune.ceiling(np.full(4, 0.3), good) == pytest.approx(0.5)  # r = mean: the share of good images
+    assert finetune.ceiling(np.full(4, 0.3), good) == pytest.approx(0.5)  # constant reward: the share of good images
     assert finetune.ceiling(good.astype(float), good) == 1
 
 

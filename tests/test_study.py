@@ -327,9 +327,9 @@ def test_arms_differ_in_images_weights_and_beta_as_their_names_say(tuned):
     expected = {
         "human-labelled only": (r[:5], 0.0, True),
         "+ unlabelled": (r, 0.0, True),
-        "+ pre-training loss": (r, 0.7, True),
+        "full method": (r, 0.7, True),
         "pre-training loss alone": (r, 0.7, False),
-        "r = mean": ([0.5] * 8, 0.7, True),
+        "constant reward": ([0.5] * 8, 0.7, True),
     }
     assert set(expected) == set(ARMS) and FULL_METHOD in ARMS
     for arm, (weight, beta, use_model) in expected.items():
@@ -340,7 +340,7 @@ def test_arms_differ_in_images_weights_and_beta_as_their_names_say(tuned):
 
 
 def test_the_mean_control_differs_from_the_full_method_in_its_weights_alone(tuned):
-    full, mean = tuned(FULL_METHOD), tuned("r = mean")
+    full, mean = tuned(FULL_METHOD), tuned("constant reward")
     assert full.spec == mean.spec
     assert torch.equal(full.model.latents, mean.model.latents) and torch.equal(full.model.text, mean.model.text)
     assert full.model.weight.mean().item() == pytest.approx(mean.model.weight.mean().item())

@@ -34,7 +34,7 @@ from lib.study.lee import LeeStudy
 from lib.world import prompts
 study, texts = LeeStudy("smoke"), prompts.grid(counts=(8, 6, 6, 12))
 spec = replace(study.finetune_spec(learning_rate=5e-4, beta=1.0), updates=120, keep=(20, 60))
-wanted = [("finetuned", "r = mean", spec),
+wanted = [("finetuned", "constant reward", spec),
           ("sample", [texts[i % len(texts)] for i in range(1100)], list(range(1100)), "evaluation")]
 ahead.make(study, wanted)
 for name, *arguments in wanted:

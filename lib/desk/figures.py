@@ -15,7 +15,7 @@ from lib.ground.paths import reports
 
 # Lightness rises from first to last, so that the order survives a grey print.
 COLOURS = dict(zip(
-    ("base", "human-labelled only", "+ unlabelled", "+ pre-training loss", "pre-training loss alone", "r = mean",
+    ("base", "human-labelled only", "+ unlabelled", "full method", "pre-training loss alone", "constant reward",
      "CLIP score", "reward, lambda = 0", "reward", "shuffled labels, lambda = 0", "shuffled labels, lambda = 0.5", "paper"),
     ("#3b3b3b", "#7a1f5c", "#b5446e", "#e07b39", "#4c7aa8", "#8fb7d3",
      "#5a5a5a", "#2f6f9f", "#e07b39", "#9a9a9a", "#c4c4c4", "#000000"), strict=True,

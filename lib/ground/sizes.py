@@ -47,7 +47,7 @@ class Size:
     fidelity_captions: int  # held-out web captions for the Fréchet distance
     reward_seeds: int
     reward_epochs: int
-    finetune_seeds: int  # of the full method and of r = mean; one of every other arm
+    finetune_seeds: int  # of the full method and of constant reward; one of every other arm
     updates: int
     batch: tuple[int, int]  # model-generated, pre-training
     pretraining: int  # web pairs of the pre-training loss
@@ -120,7 +120,7 @@ EVENING_HOURS = 1.6  # measured once: all notebooks at size evening, nothing cac
 
 def work(size: Size) -> dict[str, int]:
     """Images that notebooks 01, 05 and 06 draw and train on, without the frontier."""
-    tuned = TRAINED + 2 * (size.finetune_seeds - 1)  # more seeds of the full method and of r = mean
+    tuned = TRAINED + 2 * (size.finetune_seeds - 1)  # more seeds of the full method and of constant reward
     drawn = {
         "to label": sum(p * n for p, n in zip(size.prompts, size.images, strict=True)),
         "unlabelled": size.unlabelled,

@@ -49,7 +49,7 @@ class FinetuneSpec:
         )
 
 
-WEIGHTINGS = ("raw", "mean", "random", "thresholded", "exponential")
+WEIGHTINGS = ("raw", "constant", "random", "thresholded", "exponential")
 
 
 def threshold_of(reward: np.ndarray) -> float:
@@ -66,7 +66,7 @@ def reweighted(reward: np.ndarray, how: str, seed: int = 0, threshold: float = 0
     """Weights of the loss from rewards in [0, 1], float [item], all with the mean of the rewards, so that beta keeps its
     meaning.
 
-    `raw` is the paper's; `mean` (constant) and `random` (the same rewards, given to images by lot) are controls;
+    `raw` is the paper's; `constant` and `random` (the same rewards, given to images by lot) are controls;
     `thresholded` keeps items above one half, or above another `threshold`, `exponential` is exp(4 r). Raises ValueError
     when nothing would be kept.
     """
@@ -77,7 +77,7 @@ def reweighted(reward: np.ndarray, how: str, seed: int = 0, threshold: float = 0
         return rng_of(seed).permutation(reward)
     if how not in WEIGHTINGS:
         raise ValueError(f"unknown weighting {how!r}: one of {', '.join(WEIGHTINGS)}")
-    out = {"mean": np.ones_like(reward), "thresholded": (reward > threshold) * 1.0, "exponential": np.exp(4 * reward)}[how]
+    out = {"constant": np.ones_like(reward), "thresholded": (reward > threshold) * 1.0, "exponential": np.exp(4 * reward)}[how]
     if not out.any():
         raise ValueError(f"no reward is above {'one half' if threshold == 0.5 else f'{threshold:g}'}: nothing to keep")
     return out * (reward.mean() / out.mean())

@@ -22,15 +22,15 @@ from lib.world import prompts, web
 ARMS = {
     "human-labelled only": dict(unlabelled=False, beta=False, weighting="raw", use_model=True),
     "+ unlabelled": dict(unlabelled=True, beta=False, weighting="raw", use_model=True),
-    "+ pre-training loss": dict(unlabelled=True, beta=True, weighting="raw", use_model=True),
+    "full method": dict(unlabelled=True, beta=True, weighting="raw", use_model=True),
     "pre-training loss alone": dict(unlabelled=True, beta=True, weighting="raw", use_model=False),
-    "r = mean": dict(unlabelled=True, beta=True, weighting="mean", use_model=True),
+    "constant reward": dict(unlabelled=True, beta=True, weighting="constant", use_model=True),
 }
 OTHER_WEIGHTINGS = {
     f"{how} r": dict(unlabelled=True, beta=True, weighting=how, use_model=True)
     for how in ("random", "thresholded", "exponential")
 }
-FULL_METHOD = "+ pre-training loss"
+FULL_METHOD, CONSTANT = "full method", "constant reward"
 
 
 class LeeStudy(Study):
