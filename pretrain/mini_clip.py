@@ -21,8 +21,7 @@ from lib.ground.paths import MODELS
 from lib.ground.precision import DEVICE, autocast
 from lib.images.networks import COLOUR_CLASSES, HEADS
 from lib.images.sampling import to_pixels
-from lib.methods.adaptation import PREFIX
-from lib.world.prompts import PLACES, Attributes, write
+from lib.world.prompts import PLACES, PREFIX, Attributes, write
 from lib.world.scenes import BACKGROUNDS, OBJECTS, STYLES, render
 from lib.world.web import phrase, web_pair
 from pretrain.clip import BATCH, contrastive_loss, make_clip, model_config, probes, take_text_encoder, tokens

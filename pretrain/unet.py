@@ -22,8 +22,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from lib.ground.paths import CACHE, MODELS
 from lib.ground.precision import DEVICE, FAST_BFLOAT16, autocast
-from lib.methods.adaptation import OTHER_PREFIX, PREFIX
-from lib.methods.denoising import timesteps
+from lib.methods.denoising import CAPTION_DROPOUT, NO_CAPTION, dropped, timesteps
 from lib.methods.training import sent
 from lib.world.scenes import render
 from lib.world.web import exact_caption, web_pair
@@ -33,9 +32,6 @@ from pretrain.common import halve, processes, spent, train, write_card
 BATCH = 64  # a process
 CORPUS = 60_000  # image-caption pairs, encoded once
 CHUNK = 2_000
-CAPTION_DROPOUT = 0.12  # the share trained without a caption, for classifier-free guidance
-# What then stands there: mostly nothing, else words that fit all images and mean nothing (before notebook 09).
-NO_CAPTION = {"": 0.8, PREFIX: 0.1, OTHER_PREFIX: 0.1}
 RATES = {"exact": (0.015, 1.5e-3), "web": (0.008, 8e-4)}  # of Muon and AdamW, by the captions of a phase
 
 
@@ -91,7 +87,7 @@ def main(phase: str, minutes: float | None = None, more: bool = False) -> None:
     latents = torch.cat([p[0] for p in parts]).to(DEVICE)
     captions = [c for p in parts for c in p[1][phase]]
     ids = torch.cat([tokens(tokenizer, captions[i : i + 5000]) for i in range(0, CORPUS, 5000)])
-    empty, often = tokens(tokenizer, list(NO_CAPTION)), torch.tensor(list(NO_CAPTION.values()))
+    empty = tokens(tokenizer, list(NO_CAPTION))
     alphas = DDIMScheduler(**schedule()).alphas_cumprod.to(DEVICE)
     unet = make_unet()
     if more:
@@ -109,9 +105,8 @@ def main(phase: str, minutes: float | None = None, more: bool = False) -> None:
         pick = sent(order(epoch)[part : part + BATCH], DEVICE)
         x, t = latents[pick].float(), timesteps(BATCH, g, 1000)
         noise = torch.randn(x.shape, generator=g)
-        dropped = sent(torch.rand(BATCH, generator=g) < CAPTION_DROPOUT, DEVICE)
-        nothing = empty[sent(often.multinomial(BATCH, replacement=True, generator=g), DEVICE)]
-        states = encoder(torch.where(dropped[:, None], nothing, ids[pick])).last_hidden_state
+        lost = sent(dropped(BATCH, CAPTION_DROPOUT, g), DEVICE)
+        states = encoder(torch.where(lost[:, None] < 0, ids[pick], empty[lost])).last_hidden_state
         return x, states.to(torch.bfloat16 if FAST_BFLOAT16 else torch.float32), t, noise
 
     def loss(x: torch.Tensor, states: torch.Tensor, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

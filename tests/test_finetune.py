@@ -16,7 +16,7 @@ from lib.methods import denoising, finetune
 from lib.methods.denoising import Pairs, denoising_loss
 from lib.methods.finetune import FinetuneSpec
 
-SPEC = FinetuneSpec(updates=2, batch=(4, 3), beta=0.5, warmup=1)
+SPEC = FinetuneSpec(updates=2, batch=(4, 3), beta=0.5, warmup=1, schedule="constant", caption_dropout=0.0)
 DRAWS = torch.Generator().manual_seed(3)
 
 
@@ -102,6 +102,35 @@ def test_without_reward_and_pre_training_nothing_but_weight_decay_moves_the_weig
     for name, p in tuned.unet.named_parameters():
         assert not p.grad.any(), name
         torch.testing.assert_close(p.detach(), decay * before[name], atol=1e-8, rtol=1e-6)
+
+
+def test_the_rate_warms_up_and_then_falls_to_nothing_or_stays():
+    spec = FinetuneSpec(updates=10, learning_rate=1.0, warmup=2)
+    falling, constant = ([replace(spec, schedule=s).rate(u) for u in range(10)] for s in ("falling", "constant"))
+    assert falling == pytest.approx([0.5, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]) and constant == [0.5] + [1.0] * 9
+    with pytest.raises(ValueError, match="^unknown schedule 'cosine': one of falling, constant$"):
+        replace(spec, schedule="cosine")
+
+
+def test_dropped_captions_are_replaced_by_those_of_pre_training_and_change_nothing_else(make_pipe, tune, monkeypatch):
+    """With every caption but few dropped, the U-Net is shown the states of NO_CAPTION, as often as that says."""
+    nothing = sampling.encode_texts(make_pipe(), list(denoising.NO_CAPTION))
+
+    def shown(share):
+        seen, gather = [], finetune.denoising_loss
+        with monkeypatch.context() as patch:
+            patch.setattr(finetune, "denoising_loss", lambda *args: seen.append(args[1:]) or gather(*args))
+            tune(replace(SPEC, updates=40, caption_dropout=share))
+        return [torch.cat([s[i] for s in seen]) for i in range(4)]
+
+    kept, lost = shown(0.0), shown(0.9)
+    for i in (0, 2, 3):  # latents, timesteps, noise
+        assert torch.equal(kept[i], lost[i])
+    same = [(lost[1] == n).flatten(1).all(1) for n in nothing]
+    own = (lost[1] == kept[1]).flatten(1).all(1)
+    assert torch.equal(own, ~torch.stack(same).any(0)) and 0.03 < own.float().mean() < 0.2
+    for is_it, often in zip(same, denoising.NO_CAPTION.values(), strict=True):
+        assert is_it.float().mean() / 0.9 == pytest.approx(often, abs=0.1)
 
 
 def test_the_timesteps_of_a_batch_cover_the_schedule_and_most_lie_where_a_scene_is_composed():
@@ -252,7 +281,7 @@ def test_the_ceiling_is_the_good_share_that_the_weighting_leaves():
 
 
 def test_a_weighting_that_is_unknown_or_keeps_nothing_is_refused():
-    with pytest.raises(ValueError, match="^unknown weighting 'cubic': one of raw, mean, random, thresholded, exponential$"):
+    with pytest.raises(ValueError, match="^unknown weighting 'cubic': one of raw, constant, random, thresholded, exponential$"):
         finetune.reweighted(np.array([0.2, 0.9]), "cubic")
     with pytest.raises(ValueError, match="^no reward is above one half: nothing to keep$"):
         finetune.reweighted(np.array([0.2, 0.4]), "thresholded")

@@ -12,14 +12,13 @@ from transformers import CLIPTokenizer
 
 from lib.ground.precision import DEVICE
 from lib.images.models import MODELS
-from lib.methods.adaptation import PREFIX
+from lib.methods.denoising import NO_CAPTION
 from lib.methods.training import Updates
 from lib.study.wu import ADAPTATIONS
-from lib.world.prompts import parse
+from lib.world.prompts import PREFIX, parse
 from pretrain import common
 from pretrain.clip import contrastive_loss, make_clip, model_config, take_text_encoder, text_encoder
 from pretrain.mini_clip import NAMED, RESNET, said
-from pretrain.unet import NO_CAPTION
 
 
 def pairs(n: int = 8):

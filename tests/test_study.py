@@ -309,7 +309,7 @@ def tuned(asked, monkeypatch, pipe):
         return sampling.ImageSet(np.zeros((n, 64, 64, 3), np.uint8), made.key, ["Six cats"] * n, list(range(n)), ["d"] * n)
 
     monkeypatch.setattr(sampling, "load_images", shown)
-    monkeypatch.setattr(LeeStudy, "rewards", lambda self, spec=None, seeds=None: [])
+    monkeypatch.setattr(LeeStudy, "run_reward", lambda self, run: [])
     monkeypatch.setattr(LeeStudy, "scores", lambda self, images, rewards: scores[images.key][None])
     monkeypatch.setattr(LeeStudy, "web_captions", lambda self, n, first: {1: ["a dog"] * n}[first])  # as `web_latents`
     monkeypatch.setattr(LeeStudy, "latents", lambda self, made: torch.zeros(images[made.key], 16, 8, 8))

@@ -35,7 +35,13 @@ class RaterSpec:
         check(self, "in [0, inf)", miscount="in [0, 1]", lapse="in [0, 1]", certainty="in (0, inf)")
 
 
-LABELLERS = ("labeller-1", "labeller-2")
+
+def labellers(run: int = 0) -> tuple[str, str]:
+    """The two labellers of a training run: each run has labellers of its own."""
+    return f"labeller-{2 * run + 1}", f"labeller-{2 * run + 2}"
+
+
+LABELLERS = labellers()
 EVALUATORS = tuple(f"evaluator-{i}" for i in range(1, 10))
 
 
@@ -95,13 +101,14 @@ def _table(shown: ImageSet, rows: np.ndarray, raters: Sequence[str], labels: np.
 
 
 def label_by_two(
-    seen: dict[str, np.ndarray], shown: ImageSet, spec: RaterSpec = RaterSpec(), doubled: float = 0.2
+    seen: dict[str, np.ndarray], shown: ImageSet, spec: RaterSpec = RaterSpec(), doubled: float = 0.2, run: int = 0
 ) -> pd.DataFrame:
-    """Labels of two simulated labellers: one label an image, alternating, and both a share `doubled` of them."""
-    labels, turn = rate(seen, shown.names, shown.prompts, LABELLERS, spec), np.arange(len(shown)) % 2
+    """Labels of a run's two simulated labellers: one label an image, alternating, and both a share `doubled` of them."""
+    raters, turn = labellers(run), np.arange(len(shown)) % 2
+    labels = rate(seen, shown.names, shown.prompts, raters, spec)
     twice = np.flatnonzero(uniforms(shown.names, "doubled") < doubled)
     rows, whose = np.concatenate([np.arange(len(shown)), twice]), np.concatenate([turn, 1 - turn[twice]])
-    return _table(shown, rows, np.array(LABELLERS)[whose], labels[whose, rows])
+    return _table(shown, rows, np.array(raters)[whose], labels[whose, rows])
 
 
 def first_labels(table: pd.DataFrame) -> pd.DataFrame:

@@ -22,12 +22,11 @@ from lib.ground.domains import check
 from lib.ground.seeds import name_of, seed_of, torch_seed, uniforms
 from lib.methods.denoising import Pairs, denoising_loss, draw, gathered
 from lib.methods.training import EVERY, Updates, adamw
+from lib.world.prompts import PREFIX
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and much of the study needs no generator
     from diffusers import StableDiffusionPipeline
 
-PREFIX = "Weird image. "
-OTHER_PREFIX = "Strange picture. "  # a control
 PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]  # of all attention in the U-Net
 AT_LEAST = 4  # images a group
 FEWEST = 2  # prompts that are selected, whatever the threshold: an interval over prompts needs two

@@ -18,9 +18,14 @@ from lib.ground.checkpoint import in_parts
 from lib.ground.precision import autocast
 from lib.images.sampling import encode, encode_texts
 from lib.methods.training import sent
+from lib.world.prompts import OTHER_PREFIX, PREFIX
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and much of the study needs no generator
     from diffusers import StableDiffusionPipeline
+
+CAPTION_DROPOUT = 0.12  # the share of a batch that is trained without its caption, for classifier-free guidance
+# What then stands there: mostly nothing, else words that fit all images and mean nothing (before notebook 09).
+NO_CAPTION = {"": 0.8, PREFIX: 0.1, OTHER_PREFIX: 0.1}
 
 
 @dataclass
@@ -108,6 +113,12 @@ def draw(pairs: Pairs, count: int, g: torch.Generator, steps: int) -> tuple[Tens
     t = timesteps(count, g, steps)
     noise = torch.randn((count, *pairs.latents.shape[1:]), generator=g)
     return rows, t, noise
+
+
+def dropped(count: int, share: float, g: torch.Generator) -> Tensor:
+    """Which items lose their caption, int64 [count]: the number in NO_CAPTION of what takes its place, or -1."""
+    lost = torch.rand(count, generator=g) < share
+    return torch.where(lost, torch.tensor(list(NO_CAPTION.values())).multinomial(count, True, generator=g), -1)
 
 
 def gathered(drawn: Sequence[tuple[Pairs, Tensor, Tensor, Tensor]], device: torch.device) -> tuple[Tensor, ...]:

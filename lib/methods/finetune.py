@@ -20,20 +20,29 @@ from lib.ground.cache import Artifact, keep, kept, stage
 from lib.ground.checks import finite
 from lib.ground.domains import check
 from lib.ground.seeds import rng_of, torch_seed
-from lib.methods.denoising import Pairs, denoising_loss, draw, gathered
-from lib.methods.training import EVERY, Updates, adamw
+from lib.ground.sizes import SamplerSpec
+from lib.images.sampling import encode_texts
+from lib.methods.denoising import CAPTION_DROPOUT, NO_CAPTION, Pairs, denoising_loss, draw, dropped, gathered
+from lib.methods.training import EVERY, Updates, adamw, sent
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and much of the study needs no generator
     from diffusers import StableDiffusionPipeline
 
 
+SCHEDULES = ("falling", "constant")
+
+
 @dataclass(frozen=True)
 class FinetuneSpec:
-    """One arm. AdamW's settings are the paper's (appendix); rate, beta and updates are chosen in notebook 05."""
+    """One arm. AdamW's settings are the paper's (appendix); rate, its schedule, beta, updates and the scale at which the
+    model's own images are drawn are chosen in notebook 05."""
 
     updates: int = 300
     learning_rate: float = 5e-4
+    schedule: str = "falling"  # of the rate after its warm-up: falling to nothing at the last update, or constant
     beta: float = 1.0
+    drawn_at: float = SamplerSpec().guidance_scale  # guidance scale of the model's own images: for `study`, which draws them
+    caption_dropout: float = CAPTION_DROPOUT
     batch: tuple[int, int] = (64, 32)  # model-generated, pre-training
     average: float = 0.0  # decay of an exponential moving average of the weights; 0 for none
     clip: float = 1.0  # largest norm of the gradient
@@ -45,8 +54,16 @@ class FinetuneSpec:
     def __post_init__(self):
         check(
             self, updates="at least 1", learning_rate="in (0, inf)", beta="in [0, inf)", batch="at least 1",
-            average="in [0, 1)", clip="in (0, inf)", warmup="at least 0", keep="at least 0, may be empty", seed="at least 0",
-        )
+            drawn_at="in [0, inf)", caption_dropout="in [0, 1)", average="in [0, 1)", clip="in (0, inf)",
+            warmup="at least 0", keep="at least 0, may be empty", seed="at least 0",
+        )  # fmt: skip
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"unknown schedule {self.schedule!r}: one of {', '.join(SCHEDULES)}")
+
+    def rate(self, update: int) -> float:
+        """AdamW's rate at an update, which is counted from 0."""
+        falling = 1 - update / self.updates if self.schedule == "falling" else 1.0
+        return self.learning_rate * falling * min(1.0, (update + 1) / max(1, self.warmup))
 
 
 WEIGHTINGS = ("raw", "constant", "random", "thresholded", "exponential")
@@ -77,7 +94,8 @@ def reweighted(reward: np.ndarray, how: str, seed: int = 0, threshold: float = 0
         return rng_of(seed).permutation(reward)
     if how not in WEIGHTINGS:
         raise ValueError(f"unknown weighting {how!r}: one of {', '.join(WEIGHTINGS)}")
-    out = {"constant": np.ones_like(reward), "thresholded": (reward > threshold) * 1.0, "exponential": np.exp(4 * reward)}[how]
+    ones, kept = np.ones_like(reward), (reward > threshold) * 1.0
+    out = {"constant": ones, "thresholded": kept, "exponential": np.exp(4 * reward)}[how]
     if not out.any():
         raise ValueError(f"no reward is above {'one half' if threshold == 0.5 else f'{threshold:g}'}: nothing to keep")
     return out * (reward.mean() / out.mean())
@@ -110,6 +128,7 @@ def finetune(
     done = int(checkpoint.resume(partial, unet, optimiser, ema).get("done", 0))
     model = replace(model, weight=model.weight / spec.batch[0]).near(pipe.device)
     pretraining = replace(pretraining, weight=spec.beta * pretraining.weight / spec.batch[1]).near(pipe.device)
+    nothing = encode_texts(pipe, list(NO_CAPTION))
 
     def loss(latents: Tensor, states: Tensor, t: Tensor, noise: Tensor, weight: Tensor) -> Tensor:
         return (denoising_loss(pipe, latents, states, t, noise) * weight).sum()
@@ -121,9 +140,12 @@ def finetune(
     for update in range(done, spec.updates):
         g = torch.Generator().manual_seed(torch_seed(1_000_003 * spec.seed + update))
         drawn = [(p, *draw(p, n, g, steps)) for p, n in zip((model, pretraining), spec.batch, strict=True)]
-        used = [d for d, wanted in zip(drawn, (spec.use_model, spec.beta), strict=True) if wanted]
-        rate = spec.learning_rate * min(1.0, (update + 1) / max(1, spec.warmup))
-        updates(gathered(used, pipe.device), [rate], 1 - min(spec.average, (1 + update) / (10 + update)))
+        lost = [dropped(n, spec.caption_dropout, g) for n in spec.batch]
+        used = [i for i, wanted in enumerate((spec.use_model, spec.beta)) if wanted]
+        latents, states, *others = gathered([drawn[i] for i in used], pipe.device)
+        blank = sent(torch.cat([lost[i] for i in used]), pipe.device)
+        states = torch.where(blank[:, None, None] < 0, states, nothing[blank])
+        updates((latents, states, *others), [spec.rate(update)], 1 - min(spec.average, (1 + update) / (10 + update)))
         if update + 1 in (*spec.keep, spec.updates):
             updates.check()
             weights = ema or dict(unet.named_parameters())

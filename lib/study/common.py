@@ -81,10 +81,13 @@ class Study:
         drawn = sorted(rng.integers(len(texts), size=self.size.unlabelled).tolist())
         return self.sample([texts[i] for i in drawn], _earlier(drawn), "unlabelled")
 
-    def evaluation_images(self, unet: tuple[Artifact, int] | None = None, each: int | None = None) -> Artifact:
+    def evaluation_images(
+        self, unet: tuple[Artifact, int] | None = None, each: int | None = None, spec: SamplerSpec = SamplerSpec()
+    ) -> Artifact:  # fmt: skip
         """Images of the 120 evaluation prompts, `each` or as many as the size says; the same start noise for every model."""
         texts = prompts.evaluation_prompts()[:: self.size.evaluation_stride]
-        return self.sample(*self._grid(texts, [each or self.size.evaluation_images] * len(texts)), "evaluation", unet)
+        grid = self._grid(texts, [each or self.size.evaluation_images] * len(texts))
+        return self.sample(*grid, "evaluation", unet, spec)
 
     def fidelity_images(
         self, unet: tuple[Artifact, int] | None = None, spec: SamplerSpec = SamplerSpec()

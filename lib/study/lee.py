@@ -69,7 +69,12 @@ class LeeStudy(Study):
     @cached_property
     def labels(self) -> pd.DataFrame:
         """Two simulated labellers' labels of the labelled images."""
-        return panel.label_by_two(self.looks(self.labelled_images, "a"), sampling.load_images(self.labelled_images))
+        return self.labels_of(0)
+
+    def labels_of(self, run: int) -> pd.DataFrame:
+        """The same by the two labellers of a training run."""
+        images = self.labelled_images
+        return panel.label_by_two(self.looks(images, "a"), sampling.load_images(images), run=run)
 
     @cached_property
     def unseen_labels(self) -> pd.DataFrame:
@@ -100,7 +105,10 @@ class LeeStudy(Study):
     @cached_property
     def feedback(self) -> tuple[np.ndarray, list[str], np.ndarray]:
         """What rewards may learn from: labels 1, 0, 0.5 (skipped), NaN (held out or none); prompts, raters [image]."""
-        first = self._first(self.labelled_images, self.labels)
+        return self._feedback(self.labels)
+
+    def _feedback(self, table: pd.DataFrame) -> tuple[np.ndarray, list[str], np.ndarray]:
+        first = self._first(self.labelled_images, table)
         labels = first.label.map({"good": 1.0, "bad": 0.0, "skip": 0.5}).astype(float).to_numpy()
         shown = sampling.load_images(self.labelled_images)
         return np.where(self.validation, np.nan, labels), shown.prompts, pd.factorize(first.rater, sort=True)[0]
@@ -113,18 +121,24 @@ class LeeStudy(Study):
         """The rewards of several specs by name; those that are missing are trained together, or on a core each."""
         if len(variants) > 1:
             self.ahead(*[("rewards", spec, seeds) for spec in variants.values()])
-        labels, texts, raters = self.feedback
+        count = self.size.reward_seeds if seeds is None else min(seeds, self.size.reward_seeds)
+        specs = [replace(spec, seed=seed) for spec in variants.values() for seed in range(count)]
+        rewards = self._taught(specs, self.feedback)
+        return {name: rewards[i * count : (i + 1) * count] for i, name in enumerate(variants)}
+
+    def run_reward(self, run: int) -> list:
+        """The reward of a training run, with labellers and a seed of its own, as `rewards` gives them."""
+        feedback = self._feedback(self.labels_of(run)) if run else self.feedback
+        return self._taught([reward.RewardSpec(seed=run)], feedback)
+
+    def _taught(self, specs: list[reward.RewardSpec], feedback: tuple[np.ndarray, list[str], np.ndarray]) -> list:
+        labels, texts, raters = feedback
         image, text = self.embeddings(self.labelled_images)
         codes = [None if np.isnan(y) else [float(y), int(k)] for y, k in zip(labels, raters, strict=True)]
         inputs = {"images": self.labelled_images, "clip": self.clip_digest, "labels": digest_of(codes)}
-        count = self.size.reward_seeds if seeds is None else min(seeds, self.size.reward_seeds)
-        specs = [
-            replace(spec, epochs=spec.epochs or self.size.reward_epochs, seed=seed)
-            for spec in variants.values() for seed in range(count)
-        ]  # fmt: skip
+        specs = [replace(spec, epochs=spec.epochs or self.size.reward_epochs) for spec in specs]
         rewards = ensemble.trained(specs, image, text, texts, labels, raters, models.load_clip, inputs)
-        pairs = list(zip(rewards, specs, strict=True))
-        return {name: pairs[i * count : (i + 1) * count] for i, name in enumerate(variants)}
+        return list(zip(rewards, specs, strict=True))
 
     def scores(self, images: Artifact, rewards: list) -> np.ndarray:
         """r in [0, 1], float [seed, image]."""
@@ -145,15 +159,26 @@ class LeeStudy(Study):
             updates=updates, batch=self.size.batch, average=0.99, keep=(updates // 4, updates // 2), **chosen
         )
 
+    def own_images(self, drawn_at: float = SamplerSpec().guidance_scale, unlabelled: bool = True) -> list[Artifact]:
+        """The base's images to learn from, labelled and unlabelled: those that people see, or the same prompts, numbers and
+        start noise at another guidance scale."""
+        sets = [self.labelled_images] + ([self.unlabelled_images] if unlabelled else [])
+        if drawn_at == SamplerSpec().guidance_scale:
+            return sets
+        shown, spec = [sampling.load_images(s) for s in sets], SamplerSpec(guidance_scale=drawn_at)
+        return [self.sample(s.prompts, s.numbers, s.stream, None, spec) for s in shown]
+
     def finetuned(self, arm: str, spec: finetune.FinetuneSpec) -> Artifact:
-        """The U-Net of one arm: its weights after `spec.updates` and each of `spec.keep`."""
+        """The U-Net of one arm: its weights after `spec.updates` and each of `spec.keep`.
+
+        `spec.seed` is the run: it has labellers, a reward and batches of its own.
+        """
         if arm not in (arms := ARMS | OTHER_WEIGHTINGS):
             raise ValueError(f"unknown arm {arm!r}: one of {', '.join(arms)}")
         how = arms[arm]
         spec = replace(spec, beta=spec.beta if how["beta"] else 0.0, use_model=how["use_model"])
-        sets = [self.labelled_images] + ([self.unlabelled_images] if how["unlabelled"] else [])
-        first = self.rewards(seeds=1)
-        r, weighting = np.concatenate([self.scores(s, first)[0] for s in sets]), how["weighting"]
+        sets, own = self.own_images(spec.drawn_at, how["unlabelled"]), self.run_reward(spec.seed)
+        r, weighting = np.concatenate([self.scores(s, own)[0] for s in sets]), how["weighting"]
         threshold = finetune.threshold_of(r) if weighting == "thresholded" else 0.5
         weight = finetune.reweighted(r, weighting, threshold=threshold)
         inputs = {f"images {i}": s for i, s in enumerate(sets)} | {

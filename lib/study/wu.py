@@ -30,7 +30,7 @@ ADAPTATIONS = {
     "regularisation only": dict(batch=(0, 0, 40)),
     "coin choices": {},
     "swapped labels": dict(swapped=True),
-    "another prefix": dict(prefix=adaptation.OTHER_PREFIX),
+    "another prefix": dict(prefix=prompts.OTHER_PREFIX),
     "no prefix": dict(prefix=""),
     "no non-preferred": dict(batch=(28, 0, 12)),
     "threshold 3 / n": dict(threshold=3.0),

@@ -18,6 +18,8 @@ PLACES = {
     for b in BACKGROUNDS
 }
 CATEGORIES = ("count", "colour", "background", "combination")
+PREFIX = "Weird image. "  # before the prompts of images that nobody preferred (Wu et al. 2023, section 5)
+OTHER_PREFIX = "Strange picture. "  # a control
 
 
 def plural(noun: str) -> str:
