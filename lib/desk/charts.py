@@ -94,8 +94,10 @@ def positions(rows: Sequence[Mapping], axis, x: str, y: str, label: str) -> None
 
 
 def paths(rows: Sequence[Mapping], axis, x: str, y: str, by: str, at: str, percent: bool = True) -> None:
-    """Points joined in the order of `rows`, a line for each value of `by`; each with intervals both ways, and its `at` beside
-    it. Of x and y there are value, `_low` and `_high`; y is a share in [0, 1] where `percent`."""
+    """Points joined in the order of `rows`, a line for each value of `by`; each with intervals both ways and its `at`.
+
+    Of x and y there are value, `_low` and `_high`; y is a share in [0, 1] where `percent`.
+    """
     for name in dict.fromkeys(r[by] for r in rows):
         part, scale = [r for r in rows if r[by] == name], {x: 1, y: 100 if percent else 1}
         here = {k: scale[k] * np.array([r[k] for r in part]) for k in (x, y)}
