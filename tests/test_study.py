@@ -262,6 +262,20 @@ def test_labels_that_match_no_image_are_refused_before_anything_learns_from_them
             learn()
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_prompts_are_held_out_whole_about_one_in_as_many_as_the_size_says(asked, monkeypatch, size):
+    made = LeeStudy(size)
+    made.labelled_images  # noqa: B018
+    texts, numbers = asked[0].prompts, asked[0].numbers
+    shown = sampling.ImageSet(np.zeros(0, np.uint8), "labelled", texts, numbers, [""] * len(texts))
+    monkeypatch.setattr(sampling, "load_images", lambda images: shown)
+    held = {p for p, out in zip(texts, made.validation, strict=True) if out}
+    learnt = {p for p, out in zip(texts, made.validation, strict=True) if not out}
+    assert max(map(texts.count, list(held)[:5])) > 1 and not held & learnt
+    assert len(held) == pytest.approx(len(held | learnt) / made.size.held_out, rel=0.5)
+    assert {prompts.parse(p).category for p in held} == set(prompts.CATEGORIES)
+
+
 def test_rewards_are_known_by_labels_and_raters_and_take_the_sizes_epochs(labelled, monkeypatch):
     calls = []
     monkeypatch.setattr(
