@@ -18,10 +18,10 @@ from lib.ground.paths import ROOT
 from lib.ground.seeds import name_of
 from lib.ground.sizes import SIZES, SamplerSpec
 from lib.images import models, sampling
-from lib.methods import ensemble, finetune, reward
+from lib.methods import choosing, ensemble, finetune, reward
 from lib.methods.finetune import FinetuneSpec
 from lib.study import common
-from lib.study.lee import ARMS, FULL_METHOD, OTHER_WEIGHTINGS, LeeStudy
+from lib.study.lee import ARMS, FULL_METHOD, OTHER_WEIGHTINGS, SCARCE, TRUTH, LeeStudy
 from lib.study.wu import WuStudy
 from lib.world import prompts
 from lib.world.scenes import OBJECTS, SEEN, UNSEEN
@@ -377,7 +377,12 @@ def test_the_work_of_a_size_counts_the_arms_and_settings_that_are_trained():
     book = json.loads((ROOT / "notebooks" / "05_fine_tuning.ipynb").read_text("utf-8"))
     (cell,) = [c for c in book["cells"] if "parameters" in c["metadata"].get("tags", [])]
     given = {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse("".join(cell["source"])).body}
-    assert sizes.TRAINED == len(ARMS) and sizes.TRIED == len(given["learning_rates"]) * len(given["betas"])
+    changed = [x for name in ("learning_rates", "betas", "lengths") for x in sorted(given[name])[::2]]  # beside the centre
+    assert sizes.TRIED == 1 + len(changed) + 2 and sum(sorted(given["lengths"])[::2]) == 2.5  # schedule, scale of drawing
+    assert sizes.TRAINED == len(ARMS) and sizes.OTHERS == 1 + 2 * len(TRUTH) + len(SCARCE) + len(OTHER_WEIGHTINGS)
+    assert sizes.SCALES == len(choosing.SWEPT) + len(choosing.COMPARED) - 1
+    assert sizes.ALONG == len(choosing.SWEPT) - 1 + 2 * (len(choosing.COMPARED) - 1)
+    assert sizes.SamplerSpec().guidance_scale in choosing.COMPARED
     assert sizes.unet_runs({"to label": 3, "trained on": 2}) == 3 * sizes.SamplerSpec().calls + 2 * 3
     assert list(SIZES) == sorted(SIZES, key=sizes.cpu_hours) and sizes.cpu_hours("evening") == sizes.EVENING_HOURS
 
