@@ -1,6 +1,7 @@
 """Every claim's verdict is that of its numbers' intervals, and flips when they do."""
 
 import json
+import re
 
 import pytest
 
@@ -87,6 +88,16 @@ def test_a_claim_that_is_not_whole_is_refused(change, why):
     claims.checked(whole)
     with pytest.raises(ValueError, match=why):
         claims.checked(whole | change)
+
+
+def test_what_was_changed_after_which_number_is_a_table_that_the_readme_leads_to():
+    """Whole rows, each with the commit of its change; the head of the rules says since when they are fixed."""
+    text = (ROOT / "data" / "README.md").read_text("utf-8").split("## What was changed after which number was seen\n")[1]
+    head, _, *rows = [[c.strip() for c in x.strip("|").split("|")] for x in text.splitlines() if x.startswith("|")]
+    assert head == ["change", "number seen", "when", "effect"] and len(rows) >= 10
+    assert all(len(row) == 4 and all(row) and re.search("`[0-9a-f]{7}`", row[2]) for row in rows)
+    assert "data/README.md#what-was-changed-after-which-number-was-seen" in (ROOT / "README.md").read_text("utf-8")
+    assert "From the confirmatory run on" in (ROOT / "data" / "claims.toml").read_text("utf-8").split("[[claim]]")[0]
 
 
 # ---- rules -----------------------------------------------------------------------------------------------
