@@ -246,7 +246,7 @@ def test_what_is_not_trained_is_refused_with_the_notebooks_to_run_in_their_order
     trained("reward")
     for name, notebooks in {
         "full method": ["05_fine_tuning"], "constant reward": ["05_fine_tuning"],
-        "random r": ["06_alignment_against_fidelity"], "hps": ["08_preference_score"],
+        "random r": ["10_side_effects"], "hps": ["08_preference_score"],
         "swapped labels": ["08_preference_score", "09_preference_adaptation"],
     }.items():  # fmt: skip
         paths = " ".join(f"notebooks/{n}.ipynb" for n in notebooks)
@@ -296,7 +296,7 @@ def test_from_the_first_image_to_an_exported_arm_it_says_what_comes_next(tmp_pat
     study.rewards(seeds=1)
     select(4)
     assert wanted("full method") == "05_fine_tuning"
-    assert wanted("random r") == "06_alignment_against_fidelity"
+    assert wanted("random r") == "10_side_effects"
     artifact, updates = export.tuned(study, FULL_METHOD)
     for name, folder in (("full method", to), ("reward", tmp_path / "reward")):
         export.export(study, name, str(folder))
