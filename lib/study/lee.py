@@ -15,6 +15,7 @@ from lib.ground.seeds import seed_of
 from lib.ground.sizes import SamplerSpec
 from lib.images import models, sampling
 from lib.methods import denoising, ensemble, finetune, reward
+from lib.study import rounds
 from lib.study.common import Study
 from lib.world import prompts, web
 
@@ -30,7 +31,11 @@ OTHER_WEIGHTINGS = {
     f"{how} r": dict(unlabelled=True, beta=True, weighting=how, use_model=True)
     for how in ("random", "thresholded", "exponential")
 }
-FULL_METHOD, CONSTANT = "full method", "constant reward"
+FULL_METHOD, CONSTANT, BEST_QUARTER = "full method", "constant reward", "best quarter of each prompt"
+
+
+# As `rejection` chooses among images, but to learn from (notebook 07).
+FILTERED = {BEST_QUARTER: dict(unlabelled=True, beta=True, weighting="best quarter", use_model=True)}
 
 
 class LeeStudy(Study):
@@ -148,9 +153,11 @@ class LeeStudy(Study):
     # ---- fine-tuning ----------------------------------------------------------------------------------------------
 
     def drawn_pairs(self, pipe, sets: list[Artifact], weight: np.ndarray) -> denoising.Pairs:
-        """The model's own images with their prompts, each weighted [image]."""
-        texts = [p for s in sets for p in sampling.load_images(s).prompts]
-        return denoising.encoded(pipe, torch.cat([self.latents(s) for s in sets]), texts, weight)
+        """The model's own images with their prompts, each weighted [image]. No draw is spent on those of weight 0: they are
+        left out, and the others' weights scaled by their share, which leaves the mean of the loss as it was."""
+        texts, used = [p for s in sets for p in sampling.load_images(s).prompts], np.flatnonzero(weight)
+        latents, weight = torch.cat([self.latents(s) for s in sets])[used], weight[used] * (len(used) / len(weight))
+        return denoising.encoded(pipe, latents, [texts[i] for i in used], weight)
 
     def finetune_spec(self, **chosen) -> finetune.FinetuneSpec:
         """Fine-tuning at this size, with what is `chosen`; weights after a quarter and a half of the updates are kept."""
@@ -173,28 +180,45 @@ class LeeStudy(Study):
 
         `spec.seed` is the run: it has labellers, a reward and batches of its own.
         """
-        if arm not in (arms := ARMS | OTHER_WEIGHTINGS):
+        if arm not in (arms := ARMS | OTHER_WEIGHTINGS | FILTERED):
             raise ValueError(f"unknown arm {arm!r}: one of {', '.join(arms)}")
         how = arms[arm]
         spec = replace(spec, beta=spec.beta if how["beta"] else 0.0, use_model=how["use_model"])
         sets, own = self.own_images(spec.drawn_at, how["unlabelled"]), self.run_reward(spec.seed)
         r, weighting = np.concatenate([self.scores(s, own)[0] for s in sets]), how["weighting"]
         threshold = finetune.threshold_of(r) if weighting == "thresholded" else 0.5
-        weight = finetune.reweighted(r, weighting, threshold=threshold)
-        inputs = {f"images {i}": s for i, s in enumerate(sets)} | {
-            "base": self.base_digest, "web pairs": web.digest(self.size.pretraining, 1),
-            "weights": digest_of(weight.round(5).tolist()),
+        texts = [p for s in sets for p in sampling.load_images(s).prompts]
+        return self.tuned(sets, finetune.reweighted(r, weighting, threshold=threshold, prompts=texts), spec)
+
+    def tuned(
+        self, sets: list[Artifact], weight: np.ndarray, spec: finetune.FinetuneSpec,
+        start: tuple[Artifact, int] | None = None,
+    ) -> Artifact:  # fmt: skip
+        """The base's U-Net, or another from which to `start`, after training on images each weighted [image]."""
+        load, made_of = self.model(start)
+        inputs = made_of | {f"images {i}": s for i, s in enumerate(sets)} | {
+            "web pairs": web.digest(self.size.pretraining, 1), "weights": digest_of(weight.round(5).tolist()),
         }  # fmt: skip
-        drawn = partial(self.drawn_pairs, sets=sets, weight=weight)
-        return finetune.tuned(self.generator(), drawn, self.real_pairs, spec, inputs)
+        return finetune.tuned(load, partial(self.drawn_pairs, sets=sets, weight=weight), self.real_pairs, spec, inputs)
+
+    def rounds(self, count: int, spec: finetune.FinetuneSpec) -> tuple[Artifact, int]:
+        """A U-Net tuned in several rounds, and its last round's updates: see `lib.study.rounds`."""
+        return rounds.tuned(self, count, spec)
 
     # ---- votes ----------------------------------------------------------------------------------------------------
 
     def side(self, images: list[Artifact], rows: np.ndarray, spec: votes.VoteSpec = votes.VoteSpec()) -> votes.Side:
         """The four-image sets `rows` int [prompt, 4] of the images of all artifacts, as nine simulated raters find them."""
+        return self.sides(images, rows[None], spec)[0]
+
+    def sides(
+        self, images: list[Artifact], rows: np.ndarray, spec: votes.VoteSpec = votes.VoteSpec()
+    ) -> list[votes.Side]:  # fmt: skip
+        """Several sides of the images of all artifacts, `rows` int [side, prompt, 4]; each image is looked at once."""
         shown, looks = [sampling.load_images(s) for s in images], [self.looks(s, "a") for s in images]
-        rows = np.ravel(rows)
-        seen = {head: np.concatenate([x[head] for x in looks])[rows] for head in looks[0]}
-        pixels = np.concatenate([s.pixels for s in shown])[rows]
-        names, texts = [n for s in shown for n in s.names], [p for s in shown for p in s.prompts]
-        return votes.side(seen, self.realism(pixels), [names[i] for i in rows], [texts[i] for i in rows], spec)
+        used, places = np.unique(rows, return_inverse=True)
+        seen = {head: np.concatenate([x[head] for x in looks])[used] for head in looks[0]}
+        pixels = np.concatenate([s.pixels for s in shown])[used]
+        named = [(n, p) for s in shown for n, p in zip(s.names, s.prompts, strict=True)]
+        names, texts = zip(*[named[i] for i in used], strict=True)
+        return votes.sides(seen, self.realism(pixels), names, texts, places.reshape(rows.shape), spec)
