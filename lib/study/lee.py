@@ -10,12 +10,13 @@ import torch
 
 from lib.feedback import panel, votes
 from lib.feedback.labels import matched
+from lib.ground import stats
 from lib.ground.cache import Artifact, digest_of
 from lib.ground.seeds import seed_of
 from lib.ground.sizes import SamplerSpec
-from lib.images import models, sampling
+from lib.images import metrics, models, sampling
 from lib.methods import denoising, ensemble, finetune, reward
-from lib.study import rounds
+from lib.study import tuning
 from lib.study.common import Study
 from lib.world import prompts, web
 
@@ -31,11 +32,16 @@ OTHER_WEIGHTINGS = {
     f"{how} r": dict(unlabelled=True, beta=True, weighting=how, use_model=True)
     for how in ("random", "thresholded", "exponential")
 }
-FULL_METHOD, CONSTANT, BEST_QUARTER = "full method", "constant reward", "best quarter of each prompt"
-
-
-# As `rejection` chooses among images, but to learn from (notebook 07).
-FILTERED = {BEST_QUARTER: dict(unlabelled=True, beta=True, weighting="best quarter", use_model=True)}
+# Where labels are scarce: one image in eight is labelled; the rest is left out, or weighted by the reward.
+SCARCE = {
+    "1 in 8 labelled only": dict(unlabelled=False, beta=False, weighting="raw", use_model=True, labels=1 / 8),
+    "1 in 8 labelled + the rest": dict(unlabelled=True, beta=False, weighting="raw", use_model=True, labels=1 / 8),
+}
+# In place of the reward, judge-a's own verdicts, on the images of counting prompts alone.
+TRUTH = {"truth on counting": dict(unlabelled=True, beta=True, weighting="raw", use_model=True, truth="count")}
+# As rejection sampling chooses among images, but to learn from: the others are not drawn (notebook 07).
+FILTERED = {"best quarter of each prompt": dict(unlabelled=True, beta=True, weighting="best quarter", use_model=True)}
+FULL_METHOD, CONSTANT, BEST_QUARTER = "full method", "constant reward", *FILTERED
 
 
 class LeeStudy(Study):
@@ -55,6 +61,30 @@ class LeeStudy(Study):
         """Images of the 40 selection prompts."""
         texts = prompts.selection_prompts()
         return self.sample(*self._grid(texts, [self.size.selection_images] * len(texts)), "selection", unet, spec)
+
+    def choice_images(
+        self, unet: tuple[Artifact, int] | None = None, spec: SamplerSpec = SamplerSpec()
+    ) -> tuple[Artifact, Artifact]:  # fmt: skip
+        """What guidance scales and settings are chosen by: images of the 40 selection prompts, and one for each of the web
+        captions kept for this."""
+        captions = self.web_captions(self.size.selection_captions, 5)
+        captioned = self.sample(captions, list(range(len(captions))), "choice", unet, spec)
+        return self.selection_images(unet, spec), captioned
+
+    @cached_property
+    def choice_features(self) -> np.ndarray:
+        """The features of those captions' own renders: float [caption, 64]."""
+        return metrics.features(models.load_features(), self.web_pairs(self.size.selection_captions, 5)[1])
+
+    def choice_point(self, unet: tuple[Artifact, int] | None = None, spec: SamplerSpec = SamplerSpec()) -> dict:
+        """What `lib.methods.scales` chooses by: `good`, the panel's mean share on the selection prompts, and `frechet`, the
+        distance on the captions kept for this, each with the `_low` and `_high` of its 95 % interval."""
+        asked, captioned = self.choice_images(unet, spec)
+        good = stats.cluster_bootstrap(self.panel_shares(asked), sampling.load_images(asked).prompts)
+        drawn = metrics.features(models.load_features(), sampling.load_images(captioned).pixels)
+        found = {"good": good, "frechet": metrics.distance_with_interval(self.choice_features, drawn)}
+        parts = (("", "value"), ("_low", "low"), ("_high", "high"))
+        return {name + end: getattr(f, part) for name, f in found.items() for end, part in parts}
 
     def candidate_images(self, unet: tuple[Artifact, int] | None = None) -> list[Artifact]:
         """`size.candidates` images of each evaluation prompt: the evaluation images, and more of their stream."""
@@ -131,10 +161,13 @@ class LeeStudy(Study):
         rewards = self._taught(specs, self.feedback)
         return {name: rewards[i * count : (i + 1) * count] for i, name in enumerate(variants)}
 
-    def run_reward(self, run: int) -> list:
-        """The reward of a training run, with labellers and a seed of its own, as `rewards` gives them."""
-        feedback = self._feedback(self.labels_of(run)) if run else self.feedback
-        return self._taught([reward.RewardSpec(seed=run)], feedback)
+    def run_feedback(self, run: int) -> tuple[np.ndarray, list[str], np.ndarray]:
+        """`feedback` of a training run, whose labellers are its own."""
+        return self._feedback(self.labels_of(run)) if run else self.feedback
+
+    def run_reward(self, run: int, labels: float = 1.0) -> list:
+        """The reward of a training run, from a share of its labels, with a seed of its own; as `rewards` gives them."""
+        return self._taught([reward.RewardSpec(seed=run, labels=labels)], self.run_feedback(run))
 
     def _taught(self, specs: list[reward.RewardSpec], feedback: tuple[np.ndarray, list[str], np.ndarray]) -> list:
         labels, texts, raters = feedback
@@ -152,19 +185,17 @@ class LeeStudy(Study):
 
     # ---- fine-tuning ----------------------------------------------------------------------------------------------
 
-    def drawn_pairs(self, pipe, sets: list[Artifact], weight: np.ndarray) -> denoising.Pairs:
-        """The model's own images with their prompts, each weighted [image]. No draw is spent on those of weight 0: they are
-        left out, and the others' weights scaled by their share, which leaves the mean of the loss as it was."""
-        texts, used = [p for s in sets for p in sampling.load_images(s).prompts], np.flatnonzero(weight)
-        latents, weight = torch.cat([self.latents(s) for s in sets])[used], weight[used] * (len(used) / len(weight))
-        return denoising.encoded(pipe, latents, [texts[i] for i in used], weight)
+    def drawn_pairs(self, pipe, sets: list[Artifact], rows: np.ndarray, weight: np.ndarray) -> denoising.Pairs:
+        """The model's own images `rows`, int [image], of all sets with their prompts, each weighted [image]."""
+        texts = [p for s in sets for p in sampling.load_images(s).prompts]
+        latents = torch.cat([self.latents(s) for s in sets])[torch.from_numpy(rows)]
+        return denoising.encoded(pipe, latents, [texts[i] for i in rows], weight)
 
     def finetune_spec(self, **chosen) -> finetune.FinetuneSpec:
         """Fine-tuning at this size, with what is `chosen`; weights after a quarter and a half of the updates are kept."""
-        updates = self.size.updates
-        return finetune.FinetuneSpec(
-            updates=updates, batch=self.size.batch, average=0.99, keep=(updates // 4, updates // 2), **chosen
-        )
+        updates = chosen.pop("updates", self.size.updates)
+        keep = (updates // 4, updates // 2)
+        return finetune.FinetuneSpec(updates=updates, batch=self.size.batch, average=0.99, keep=keep, **chosen)
 
     def own_images(self, drawn_at: float = SamplerSpec().guidance_scale, unlabelled: bool = True) -> list[Artifact]:
         """The base's images to learn from, labelled and unlabelled: those that people see, or the same prompts, numbers and
@@ -180,45 +211,33 @@ class LeeStudy(Study):
 
         `spec.seed` is the run: it has labellers, a reward and batches of its own.
         """
-        if arm not in (arms := ARMS | OTHER_WEIGHTINGS | FILTERED):
+        if arm not in (arms := ARMS | OTHER_WEIGHTINGS | SCARCE | TRUTH | FILTERED):
             raise ValueError(f"unknown arm {arm!r}: one of {', '.join(arms)}")
         how = arms[arm]
         spec = replace(spec, beta=spec.beta if how["beta"] else 0.0, use_model=how["use_model"])
-        sets, own = self.own_images(spec.drawn_at, how["unlabelled"]), self.run_reward(spec.seed)
-        r, weighting = np.concatenate([self.scores(s, own)[0] for s in sets]), how["weighting"]
+        sets, weighting = self.own_images(spec.drawn_at, how["unlabelled"]), how["weighting"]
+        r, rows = self._rewarded(sets, spec.seed, how.get("labels", 1.0), how.get("truth"))
         threshold = finetune.threshold_of(r) if weighting == "thresholded" else 0.5
         texts = [p for s in sets for p in sampling.load_images(s).prompts]
-        return self.tuned(sets, finetune.reweighted(r, weighting, threshold=threshold, prompts=texts), spec)
-
-    def tuned(
-        self, sets: list[Artifact], weight: np.ndarray, spec: finetune.FinetuneSpec,
-        start: tuple[Artifact, int] | None = None,
-    ) -> Artifact:  # fmt: skip
-        """The base's U-Net, or another from which to `start`, after training on images each weighted [image]."""
-        load, made_of = self.model(start)
-        inputs = made_of | {f"images {i}": s for i, s in enumerate(sets)} | {
-            "web pairs": web.digest(self.size.pretraining, 1), "weights": digest_of(weight.round(5).tolist()),
-        }  # fmt: skip
-        return finetune.tuned(load, partial(self.drawn_pairs, sets=sets, weight=weight), self.real_pairs, spec, inputs)
+        weight = finetune.reweighted(r, weighting, threshold=threshold, prompts=[texts[i] for i in rows])
+        if arm in FILTERED:  # no draw is spent on what has no weight; the mean of what is drawn stays that of r
+            used = weight > 0
+            rows, weight = rows[used], weight[used] * used.mean()
+        return tuning.tuned(self, sets, rows, weight, spec)
 
     def rounds(self, count: int, spec: finetune.FinetuneSpec) -> tuple[Artifact, int]:
-        """A U-Net tuned in several rounds, and its last round's updates: see `lib.study.rounds`."""
-        return rounds.tuned(self, count, spec)
+        """A U-Net tuned in several rounds, and its last round's updates: see `lib.study.tuning`."""
+        return tuning.in_rounds(self, count, spec)
 
-    # ---- votes ----------------------------------------------------------------------------------------------------
-
-    def side(self, images: list[Artifact], rows: np.ndarray, spec: votes.VoteSpec = votes.VoteSpec()) -> votes.Side:
-        """The four-image sets `rows` int [prompt, 4] of the images of all artifacts, as nine simulated raters find them."""
-        return self.sides(images, rows[None], spec)[0]
-
-    def sides(
-        self, images: list[Artifact], rows: np.ndarray, spec: votes.VoteSpec = votes.VoteSpec()
-    ) -> list[votes.Side]:  # fmt: skip
-        """Several sides of the images of all artifacts, `rows` int [side, prompt, 4]; each image is looked at once."""
-        shown, looks = [sampling.load_images(s) for s in images], [self.looks(s, "a") for s in images]
-        used, places = np.unique(rows, return_inverse=True)
-        seen = {head: np.concatenate([x[head] for x in looks])[used] for head in looks[0]}
-        pixels = np.concatenate([s.pixels for s in shown])[used]
-        named = [(n, p) for s in shown for n, p in zip(s.names, s.prompts, strict=True)]
-        names, texts = zip(*[named[i] for i in used], strict=True)
-        return votes.sides(seen, self.realism(pixels), names, texts, places.reshape(rows.shape), spec)
+    def _rewarded(self, sets, run: int, labels: float, truth: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """The reward of the images to learn from, float [image], and which they are among those of all sets, int [image]."""
+        if truth:
+            texts = np.concatenate([sampling.load_images(s).prompts for s in sets])
+            rows = np.flatnonzero([prompts.parse(p).category == truth for p in texts])
+            return np.concatenate([self.verdicts(s, "a") for s in sets]).astype(float)[rows], rows
+        own = self.run_reward(run, labels)
+        r = np.concatenate([self.scores(s, own)[0] for s in sets])
+        rows = np.arange(len(r))
+        if labels < 1 and len(sets) == 1:
+            rows = np.flatnonzero(np.isfinite(reward.taught(*self.run_feedback(run), own[0][1])))
+        return r[rows], rows
