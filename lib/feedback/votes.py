@@ -94,13 +94,6 @@ def spread_within(values: np.ndarray, prompts: Sequence[str]) -> float:
     return float(np.sqrt(sums / freedom))
 
 
-def side(
-    seen: dict[str, np.ndarray], real: np.ndarray, names: Sequence[str], prompts: Sequence[str], spec: VoteSpec = VoteSpec()
-) -> Side:
-    """Four images a prompt, one prompt after the other, as the nine evaluators find them: see `sides`."""
-    return sides(seen, real, names, prompts, np.arange(len(names)).reshape(1, -1, SET), spec)[0]
-
-
 def sides(
     seen: dict[str, np.ndarray], real: np.ndarray, names: Sequence[str], prompts: Sequence[str], rows: np.ndarray,
     spec: VoteSpec = VoteSpec(),

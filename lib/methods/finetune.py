@@ -4,13 +4,12 @@ L = E_model[r(x, z) l(x | z)] + beta E_pre[l(x | z)], with l the denoising loss 
 tuned, the text encoder is frozen.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from safetensors.torch import save as serialised
 from torch import Tensor
@@ -67,7 +66,7 @@ class FinetuneSpec:
         return self.learning_rate * falling * min(1.0, (update + 1) / max(1, self.warmup))
 
 
-WEIGHTINGS = ("raw", "constant", "random", "thresholded", "exponential", "best quarter")
+WEIGHTINGS = ("raw", "constant", "random", "thresholded", "exponential")
 
 
 def threshold_of(reward: np.ndarray) -> float:
@@ -80,26 +79,13 @@ def threshold_of(reward: np.ndarray) -> float:
     return threshold
 
 
-def best_quarter(reward: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
-    """1 for a quarter of each prompt's images, those of the highest reward, and 0 for the others: float [item].
-
-    As 4 of 16. Where a quarter is no whole number, the last image that it takes counts in part, so that every prompt keeps
-    its share; of images that tie, the first counts as the best.
-    """
-    by_prompt = pd.Series(finite("rewards", reward)).groupby(list(prompts))
-    better = by_prompt.rank(method="first", ascending=False) - 1  # images of the prompt
-    return (by_prompt.transform("size") / 4 - better).clip(0, 1).to_numpy()
-
-
-def reweighted(
-    reward: np.ndarray, how: str, seed: int = 0, threshold: float = 0.5, prompts: Sequence[str] = ()
-) -> np.ndarray:
+def reweighted(reward: np.ndarray, how: str, seed: int = 0, threshold: float = 0.5) -> np.ndarray:
     """Weights of the loss from rewards in [0, 1], float [item], all with the mean of the rewards, so that beta keeps its
     meaning.
 
     `raw` is the paper's; `constant` and `random` (the same rewards, given to images by lot) are controls;
-    `thresholded` keeps items above one half, or above another `threshold`, `exponential` is exp(4 r), `best quarter` is by
-    prompt and needs the `prompts` [item]. Raises ValueError when nothing would be kept.
+    `thresholded` keeps items above one half, or above another `threshold`, `exponential` is exp(4 r). Raises ValueError
+    when nothing would be kept.
     """
     finite("rewards", reward)
     if how == "raw":
@@ -109,9 +95,7 @@ def reweighted(
     if how not in WEIGHTINGS:
         raise ValueError(f"unknown weighting {how!r}: one of {', '.join(WEIGHTINGS)}")
     ones, kept = np.ones_like(reward), (reward > threshold) * 1.0
-    if how == "best quarter":
-        kept = best_quarter(reward, prompts)
-    out = {"constant": ones, "thresholded": kept, "best quarter": kept, "exponential": np.exp(4 * reward)}[how]
+    out = {"constant": ones, "thresholded": kept, "exponential": np.exp(4 * reward)}[how]
     if not out.any():
         raise ValueError(f"no reward is above {'one half' if threshold == 0.5 else f'{threshold:g}'}: nothing to keep")
     return out * (reward.mean() / out.mean())

@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -15,10 +15,10 @@ from lib.ground.cache import Artifact, digest_of
 from lib.ground.seeds import seed_of
 from lib.ground.sizes import SamplerSpec
 from lib.images import metrics, models, sampling
-from lib.methods import denoising, ensemble, finetune, reward
+from lib.methods import denoising, ensemble, finetune, rejection, reward
 from lib.study import tuning
 from lib.study.common import Study
-from lib.world import prompts, web
+from lib.world import prompts
 
 # The arms of Table 3 and two controls; then other weightings of the reward in the full method, one of them a control.
 ARMS = {
@@ -218,11 +218,12 @@ class LeeStudy(Study):
         sets, weighting = self.own_images(spec.drawn_at, how["unlabelled"]), how["weighting"]
         r, rows = self._rewarded(sets, spec.seed, how.get("labels", 1.0), how.get("truth"))
         threshold = finetune.threshold_of(r) if weighting == "thresholded" else 0.5
-        texts = [p for s in sets for p in sampling.load_images(s).prompts]
-        weight = finetune.reweighted(r, weighting, threshold=threshold, prompts=[texts[i] for i in rows])
-        if arm in FILTERED:  # no draw is spent on what has no weight; the mean of what is drawn stays that of r
-            used = weight > 0
-            rows, weight = rows[used], weight[used] * used.mean()
+        if weighting == "best quarter":  # the others are not drawn; those that are have the mean of r
+            texts = np.concatenate([sampling.load_images(s).prompts for s in sets])[rows]
+            kept = rejection.best_quarter(r, texts)
+            rows, weight = rows[kept > 0], kept[kept > 0] * (r.mean() / kept[kept > 0].mean())
+        else:
+            weight = finetune.reweighted(r, weighting, threshold=threshold)
         return tuning.tuned(self, sets, rows, weight, spec)
 
     def rounds(self, count: int, spec: finetune.FinetuneSpec) -> tuple[Artifact, int]:
