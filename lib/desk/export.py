@@ -27,11 +27,10 @@ from lib.ground.paths import MODELS
 from lib.ground.sizes import EXACT, SIZES, size_named
 from lib.methods.reward import Reward, RewardSpec
 from lib.study.common import Study
-from lib.study.lee import ARMS, FULL_METHOD, OTHER_WEIGHTINGS, LeeStudy
+from lib.study.lee import ARMS, OTHER_WEIGHTINGS, SETTINGS, LeeStudy
 from lib.study.wu import ADAPTATIONS, WuStudy
 
-ARM = {"full method": FULL_METHOD} | {arm: arm for arm in (*ARMS, *OTHER_WEIGHTINGS)}
-NAMES = (*ARM, *ADAPTATIONS, "reward", "hps")
+NAMES = (*ARMS, *OTHER_WEIGHTINGS, *ADAPTATIONS, "reward", "hps")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -88,10 +87,10 @@ def vacant(folder: str) -> Path:
 
 
 def chosen(size: str) -> dict:
-    """The learning rate, beta and updates that notebook 05 chose; raises NotMade where it did not run yet."""
+    """The settings that notebook 05 chose; raises NotMade where it did not run yet."""
     try:
         (best,) = [row for row in report.read("selection", size) if row["chosen"]]
-        return {name: best[name] for name in ("learning_rate", "beta", "updates")}
+        return {name: best[name] for name in SETTINGS}
     except FileNotFoundError as error:
         raise NotMade(str(error)) from None
     except (ValueError, KeyError, TypeError):
@@ -105,8 +104,8 @@ def study_of(name: str, size: str) -> Study:
 
 def tuned(study: LeeStudy, arm: str) -> tuple[Artifact, int]:
     """A fine-tuned U-Net and after how many updates it is taken, as in notebooks 05 to 09."""
-    best = chosen(study.name)
-    return study.finetuned(arm, study.finetune_spec(learning_rate=best["learning_rate"], beta=best["beta"])), best["updates"]
+    spec = study.finetune_spec(**chosen(study.name))
+    return study.finetuned(arm, spec), spec.updates
 
 
 def makers(name: str) -> list[tuple[str, Callable[[Study], object]]]:
@@ -120,7 +119,7 @@ def makers(name: str) -> list[tuple[str, Callable[[Study], object]]]:
     if name in ("reward", "hps"):
         return [images, rewards] if name == "reward" else [score]
     last = "06_alignment_against_fidelity" if name in OTHER_WEIGHTINGS else "05_fine_tuning"
-    return [images, rewards, selection, (last, lambda study: tuned(study, ARM[name]))]
+    return [images, rewards, selection, (last, lambda study: tuned(study, name))]
 
 
 def find(study: Study, name: str):
@@ -157,7 +156,7 @@ def export(study: Study, name: str, folder: str) -> tuple[Path, dict]:
         new = Path(beside.name) / "model"  # with the usual permissions, which the temporary folder has not
         new.mkdir()
         write = {"reward": write_reward, "hps": write_hps}.get(name, write_lora if name in ADAPTATIONS else write_pipeline)
-        card = {"model": ARM.get(name, name), "size": study.name} | write(study, name, found, new)
+        card = {"model": name, "size": study.name} | write(study, name, found, new)
         save_json(new / "card.json", card | {"files": file_digests(new)})
         os.rename(new, vacant(folder))  # still
     return to, card
@@ -169,7 +168,7 @@ def write_pipeline(study: LeeStudy, name: str, found: tuple[Artifact, int], fold
     copy(MODELS / "mini-sd", folder, lambda path: path.parent.name != "unet" or path.name == "config.json")
     shutil.copyfile(artifact.path / f"unet-{updates}.safetensors", folder / "unet/diffusion_pytorch_model.safetensors")
     return made_of(artifact) | {
-        "what": f"the shipped base with the U-Net of the arm {ARM[name]!r} after {updates} updates",
+        "what": f"the shipped base with the U-Net of the arm {name!r} after {updates} updates",
         "import": "from diffusers import StableDiffusionPipeline",
         "load": ['pipe = StableDiffusionPipeline.from_pretrained("FOLDER")', drawn()],
     }

@@ -208,6 +208,19 @@ def paired_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, **options
     return cluster_bootstrap(a - b, clusters, **options)
 
 
+def relative_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, draws: int = 500) -> Interval:
+    """Mean of `a` over that of `b`, less 1, on the same items [item], with the interval of `cluster_bootstrap`."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"a relative difference needs the same items on both sides, in one row: {a.shape}, {b.shape}")
+
+    def ratio(rows: np.ndarray) -> float:
+        below = b[rows].sum()
+        return a[rows].sum() / below - 1 if below > 0 else float("nan")
+
+    return cluster_bootstrap(np.arange(len(a)), clusters, statistic=ratio, draws=draws)
+
+
 def share_interval(right: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
     """The share of true items [item], with its Wilson interval over independent items: value, low, high."""
     right = np.asarray(right)

@@ -79,8 +79,8 @@ def losses(
     """
     g, states = torch.Generator().manual_seed(torch_seed(seed)), encode_texts(pipe, texts)
     noise = torch.randn(latents.shape, generator=g).to(latents.device)
-    found = [denoising_loss(pipe, latents, states, torch.full((len(texts),), t, device=latents.device), noise) for t in levels]
-    return torch.stack(found).cpu().numpy()
+    steps = [torch.full((len(texts),), level, device=latents.device) for level in levels]
+    return torch.stack([denoising_loss(pipe, latents, states, t, noise) for t in steps]).cpu().numpy()
 
 
 def latents_of(

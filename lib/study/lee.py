@@ -42,6 +42,7 @@ TRUTH = {"truth on counting": dict(unlabelled=True, beta=True, weighting="raw", 
 # As rejection sampling chooses among images, but to learn from: the others are not drawn (notebook 07).
 FILTERED = {"best quarter of each prompt": dict(unlabelled=True, beta=True, weighting="best quarter", use_model=True)}
 FULL_METHOD, CONSTANT, BEST_QUARTER = "full method", "constant reward", *FILTERED
+SETTINGS = ("learning_rate", "schedule", "beta", "updates", "drawn_at")  # what notebook 05 chooses for all arms
 
 
 class LeeStudy(Study):
