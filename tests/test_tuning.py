@@ -1,4 +1,4 @@
-"""Rounds of draw, score, tune are in all one round: as many images, updates and warm-up. Nothing is drawn or trained here."""
+"""Rounds of draw, score, tune are in all one round: as many images, updates and warm-up. Nothing is drawn or trained."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,11 +1,10 @@
-"""How LeeStudy's U-Nets are tuned: on weighted images once, or in several rounds of draw, score, tune.
+"""How the U-Nets of a `study` (a LeeStudy) are tuned: on weighted images once, or in several rounds of draw, score, tune.
 
 Lee et al. 2023 draw, score and tune once.
 """
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,12 +14,9 @@ from lib.images import sampling
 from lib.methods import finetune
 from lib.world import web
 
-if TYPE_CHECKING:
-    from lib.study.lee import LeeStudy
-
 
 def tuned(
-    study: "LeeStudy", sets: list[Artifact], rows: np.ndarray, weight: np.ndarray, spec: finetune.FinetuneSpec,
+    study, sets: list[Artifact], rows: np.ndarray, weight: np.ndarray, spec: finetune.FinetuneSpec,
     start: tuple[Artifact, int] | None = None,
 ) -> Artifact:  # fmt: skip
     """The base's U-Net, or another from which to `start` (its stage and updates), after training on the images `rows`, int
@@ -33,7 +29,7 @@ def tuned(
     return finetune.tuned(load, drawn, study.real_pairs, spec, inputs)
 
 
-def in_rounds(study: "LeeStudy", count: int, spec: finetune.FinetuneSpec) -> tuple[Artifact, int]:
+def in_rounds(study, count: int, spec: finetune.FinetuneSpec) -> tuple[Artifact, int]:
     """The U-Net after `count` rounds, and its last round's updates. In all there are as many images, updates and updates of
     warm-up as in the full method, which is one round.
 
