@@ -101,6 +101,9 @@ def test_the_interval_of_an_excess_is_over_prompts_and_pairs():
     width = [r["high"] - r["low"] for r in width]
     raw = share(tallies.outcomes(taken), "win")
     assert raw["high"] - raw["low"] < width[1] < 0.9 * width[0]
+    sure = by_lot((1, 0, 0), 0)  # where all prompts say the same, the pairs alone make it wide
+    (row,) = [r for r in tallies.in_excess(sure, [sure] * 5 + [by_lot((0, 1, 0), 0)] * 15) if r["outcome"] == "win"]
+    assert row["value"] == pytest.approx(0.75) and row["low"] < 0.6 and row["high"] > 0.85
 
 
 # ---- beside the paper -------------------------------------------------------------------------------------------------
