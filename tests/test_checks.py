@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lib.desk import charts
-from lib.feedback import choices, judges, panel, taste, votes
+from lib.feedback import choices, judges, panel, tallies, taste, votes
 from lib.feedback.panel import EVALUATORS
 from lib.ground import stats
 from lib.ground.checks import finite
@@ -66,9 +66,8 @@ X, Y = RNG.normal(size=(2, 40, 4))
 PROMPTS, NAMES = ["Two dogs"] * 4 + ["A red colored apple"] * 4, [f"image {i}" for i in range(8)]
 SEEN = {h: np.full((8, n), 1 / n) for h, n in networks.HEADS.items()}
 SHOWN = sampling.ImageSet(np.zeros((8, 1, 1, 3), np.uint8), "labelled", PROMPTS, list(range(8)), NAMES)
-SIDE = votes.side(SEEN, np.zeros(8), NAMES, PROMPTS)
-OTHER = votes.side(SEEN, np.zeros(8), SHOWN.names, PROMPTS)
 ROWS = np.arange(8).reshape(2, 4)
+SIDE, OTHER = (votes.sides(SEEN, np.zeros(8), n, PROMPTS, ROWS[None])[0] for n in (NAMES, SHOWN.names))
 EIGHT = np.linspace(0.1, 0.9, 8)
 TRAITS = RNG.normal(size=(8, 5))
 SPEC, NETWORK = reward.RewardSpec(width=8), reward.Reward(4, 8)
@@ -95,11 +94,11 @@ MADE = {
     "realism": (lambda x: votes.realism(x, Y), X),
     "realism, real": (lambda x: votes.realism(Y, x), X),
     "spread within prompts": (lambda x: votes.spread_within(x, PROMPTS), EIGHT),
-    "realism of a side": (lambda x: votes.side(SEEN, x, NAMES, PROMPTS), EIGHT),
+    "realism of a side": (lambda x: votes.sides(SEEN, x, NAMES, PROMPTS, ROWS[None]), EIGHT),
     "tie band": (lambda x: votes.tie_band(with_side(x), OTHER, "alignment"), SIDE.strength["alignment"]),
     "answers": (lambda x: votes.answers(OTHER, with_side(x), "fidelity", 0.5), SIDE.strength["fidelity"]),
     "answers, by the band": (lambda x: votes.answers(OTHER, SIDE, "fidelity", float(x)), np.array(0.5)),
-    "tally": (lambda x: votes.tally(x, PROMPTS[3:5]), np.ones((len(EVALUATORS), 2))),
+    "tally": (lambda x: tallies.tally(x, PROMPTS[3:5]), np.ones((len(EVALUATORS), 2))),
     "verdict of a judge": (lambda x: judges.verdicts(SEEN | {"count": x}, PROMPTS), SEEN["count"]),
     "chances of attributes": (lambda x: judges.attribute_chances(SEEN | {"object": x}, PROMPTS), SEEN["object"]),
     "label": (lambda x: panel.rate(SEEN | {"object": x}, NAMES, PROMPTS, ["ann"]), SEEN["object"]),
@@ -269,7 +268,7 @@ def test_rewards_of_nothing_have_no_ceiling_and_votes_are_for_a_side_or_a_tie():
         finetune.ceiling(np.zeros(4), np.ones(4))
     for wrong in (2, 0.5):
         with pytest.raises(ValueError, match=rf"^1 of 18 votes, such as {wrong}.*, are not 1 \(A\), -1 \(B\) or 0 \(tie\)$"):
-            votes.tally(np.array([[wrong, 1]] + [[1, 1]] * 8), PROMPTS[3:5])
+            tallies.tally(np.array([[wrong, 1]] + [[1, 1]] * 8), PROMPTS[3:5])
 
 
 def test_a_bound_that_is_not_finite_is_refused():

@@ -48,10 +48,7 @@ def told(shown: sampling.ImageSet, names: list[str], references: np.ndarray, ban
     realism = realism / votes.spread_within(realism, shown.prompts)
     labels = panel.rate(seen, names, shown.prompts, (*panel.LABELLERS, *panel.EVALUATORS))
     found = {"labels by two": labels[:2], "labels of nine": labels[2:]}
-    sides = []
-    for rows in (FOURS[:, 0].ravel(), FOURS[:, 1].ravel()):
-        part, texts = {head: x[rows] for head, x in seen.items()}, [shown.prompts[i] for i in rows]
-        sides.append(votes.side(part, realism[rows], [names[i] for i in rows], texts))
+    sides = votes.sides(seen, realism, names, shown.prompts, FOURS.transpose(1, 0, 2))
     for question in votes.QUESTIONS:
         band.setdefault(question, votes.tie_band(*sides, question))
         found[question] = votes.answers(*sides, question, band[question])

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from lib.methods.rejection import best_of, by_prompt, chosen_weights, divergence, kept
+from lib.methods.rejection import best_of, best_quarter, by_prompt, chosen_weights, divergence, kept
 
 
 def by_hand(scores, quality, drawn: int, keep: int) -> float:
@@ -74,6 +74,25 @@ def test_four_kept_of_sixteen_are_the_four_of_highest_score_best_first():
     quality = np.random.default_rng(3).standard_normal((3, 16))
     of_all = np.take_along_axis(quality, kept(scores), 1).mean(1)
     assert best_of(scores, quality, 16, 4)[:2] == pytest.approx(of_all[:2])
+
+
+def test_the_best_quarter_is_four_of_sixteen_and_a_quarter_of_whatever_number():
+    scores = np.concatenate([np.arange(16.0), 100 - np.arange(6.0), [0.5], np.zeros(8)])
+    prompts = ["a"] * 16 + ["b"] * 6 + ["c"] + ["d"] * 8
+    kept = best_quarter(scores, prompts)
+    assert kept[:16].tolist() == [0] * 12 + [1] * 4
+    assert kept[16:].tolist() == [1, 0.5, 0, 0, 0, 0] + [0.25] + [1, 1] + [0] * 6
+
+
+def test_the_best_quarter_is_of_each_prompt_whatever_the_scores_of_others_and_their_order():
+    rng = np.random.default_rng(4)
+    prompts, scores = np.repeat(list("abcde"), 12), rng.standard_normal(60)
+    kept = best_quarter(scores, prompts)
+    assert all(kept[prompts == p].sum() == 3 for p in "abcde") and set(kept) == {0, 1}
+    assert np.array_equal(kept, best_quarter(scores + 10 * (prompts == "c"), prompts))
+    turned = rng.permutation(60)
+    assert np.array_equal(kept[turned], best_quarter(scores[turned], prompts[turned]))
+    assert min(scores[(prompts == "a") & (kept == 1)]) > max(scores[(prompts == "a") & (kept == 0)])
 
 
 def test_images_are_gathered_by_prompt_from_several_sets():

@@ -20,8 +20,8 @@ from lib.ground.sizes import SIZES, SamplerSpec
 from lib.images import models, sampling
 from lib.methods import choosing, ensemble, finetune, reward
 from lib.methods.finetune import FinetuneSpec
-from lib.study import common
-from lib.study.lee import ARMS, FULL_METHOD, OTHER_WEIGHTINGS, SCARCE, TRUTH, LeeStudy
+from lib.study import common, voting
+from lib.study.lee import ARMS, BEST_QUARTER, FULL_METHOD, OTHER_WEIGHTINGS, SCARCE, TRUTH, LeeStudy
 from lib.study.wu import WuStudy
 from lib.world import prompts
 from lib.world.scenes import OBJECTS, SEEN, UNSEEN
@@ -177,13 +177,17 @@ def test_a_side_gathers_the_chosen_images_of_all_its_sets(monkeypatch):
     monkeypatch.setattr(sampling, "load_images", shown)
     monkeypatch.setattr(LeeStudy, "looks", lambda self, a, judge: {"count": shown(a).pixels[:, 0, 0, :1] / 1.0})
     monkeypatch.setattr(LeeStudy, "realism", lambda self, pixels: pixels[:, 0, 0, 0])
-    monkeypatch.setattr(votes, "side", lambda *args: args)
+    monkeypatch.setattr(votes, "sides", lambda *args: [args])
     rows = np.array([[3, 1, 0, 2], [9, 4, 6, 7]])
-    seen, real, names, texts, _ = made.side([artifact("x"), artifact("y")], rows)
-    assert texts == ["One dog"] * 4 + ["Two dogs"] * 4
-    whose = ["x3", "x1", "x0", "x2", "y3", "x4", "y0", "y1"]
-    assert names == [name_of(w[0], p, int(w[1])) for w, p in zip(whose, texts, strict=True)]
-    assert real.tolist() == seen["count"][:, 0].tolist() == rows.ravel().tolist()
+    (several,) = voting.sides(made, [artifact("x"), artifact("y")], np.stack([rows, rows[:, ::-1]]))
+    for (seen, real, names, texts, places, _), at in ((voting.side(made, [artifact("x"), artifact("y")], rows), rows[None]),
+                                                      (several, np.stack([rows, rows[:, ::-1]]))):  # fmt: skip
+        assert len(names) == 8 and places.shape == at.shape  # each image is looked at once
+        whose = np.array(["x0", "x1", "x2", "x3", "x4", "x5", "y0", "y1", "y2", "y3"])[at]
+        assert np.array(texts)[places].tolist() == [[["One dog"] * 4, ["Two dogs"] * 4]] * len(at)
+        expected = [name_of(w[0], p, int(w[1])) for w, p in zip(whose.ravel(), np.array(texts)[places].ravel(), strict=True)]
+        assert np.array(names)[places].ravel().tolist() == expected
+        assert real[places].tolist() == seen["count"][places, 0].tolist() == at.tolist()
 
 
 def test_fidelity_and_pre_training_take_different_web_pairs():
@@ -425,6 +429,16 @@ def test_own_images_at_another_scale_have_the_names_of_those_that_are_labelled(a
     shown = [sampling.load_images(s) for s in here]
     assert [(c.prompts, c.numbers, c.stream) for c in drawn] == [(s.prompts, s.numbers, s.stream) for s in shown]
     assert len(study.own_images(unlabelled=False)) == 1
+
+
+def test_the_best_quarter_of_each_prompt_is_learnt_from_alone_and_keeps_the_mean_of_r(tuned, monkeypatch):
+    """Of five images of six cats 1.25 count, of three of a blue one .75; the mean of r is 0.5."""
+    numbered = {"labelled": torch.arange(5.0), "unlabelled": torch.arange(5.0, 8.0)}
+    monkeypatch.setattr(LeeStudy, "latents", lambda self, made: numbered[made.key][:, None, None, None])
+    found, full = tuned(BEST_QUARTER), tuned(FULL_METHOD)
+    torch.testing.assert_close(found.model.weight, 0.75 * torch.tensor([1, 0.75, 0.25]))
+    assert found.model.text.tolist() == [0, 1, 0] and found.model.latents.flatten().tolist() == [4, 6, 7]
+    assert found.spec == full.spec and {k for k in full.inputs if full.inputs[k] != found.inputs[k]} == {"weights"}
 
 
 def test_an_unknown_arm_or_size_is_refused(tuned):

@@ -8,12 +8,17 @@ from test_panel import SURE, many, rate, rows, seen_as
 
 from lib.feedback import votes
 from lib.feedback.panel import EVALUATORS, RaterSpec, strengths
-from lib.feedback.votes import PAPER_OUTCOMES, PAPER_SHARES, QUESTIONS, TIE_SHARES, Side, VoteSpec, side
+from lib.feedback.votes import PAPER_OUTCOMES, PAPER_SHARES, QUESTIONS, TIE_SHARES, Side, VoteSpec
 from lib.world.prompts import evaluation_prompts, parse
-from lib.world.scenes import UNSEEN, Scene
+from lib.world.scenes import Scene
 
 PROMPTS = evaluation_prompts()[::2]
 QUIET = VoteSpec(raters=SURE, noise=0, lean=0)
+
+
+def side(seen, real, names, prompts, spec: VoteSpec = VoteSpec()) -> Side:
+    """One side: four images of each prompt, in a row."""
+    return votes.sides(seen, real, names, prompts, np.arange(len(names)).reshape(1, -1, votes.SET), spec)[0]
 
 
 def a_side(name: str, good: float, real: float = 0.0, spec: VoteSpec = VoteSpec(), seed: int = 0, prompts=PROMPTS) -> Side:
@@ -133,6 +138,55 @@ def test_the_order_in_which_four_images_lie_changes_no_vote():
         assert found[0] == pytest.approx(found[1], abs=1e-12)
 
 
+def test_several_sides_at_once_are_those_that_are_made_one_by_one():
+    rng, texts = np.random.default_rng(3), [p for p in PROMPTS[:5] for _ in range(6)]
+    scenes = [Scene(int(rng.integers(1, 7)), None, parse(p).object, "field") for p in texts]
+    seen, real, names = seen_as(scenes, 0.8), rng.standard_normal(30), [f"image {i}" for i in range(30)]
+    places = np.stack([np.array([rng.permutation(6)[:4] + 6 * p for p in range(5)]) for _ in range(3)])
+    several = votes.sides(seen, real, names, texts, places)
+    assert len(several) == 3
+    for at, together in zip(places.reshape(3, -1), several, strict=True):
+        alone = side(rows(seen, at), real[at], [names[i] for i in at], [texts[i] for i in at])
+        assert (alone.prompts, alone.names) == (together.prompts, together.names)
+        for question in QUESTIONS:
+            assert together.strength[question] == pytest.approx(alone.strength[question], abs=1e-12)
+
+
+# ---- a model against itself -----------------------------------------------------------------------------------------
+
+
+def test_pairs_of_sets_of_one_model_have_no_image_in_common_and_give_each_image_its_turn():
+    places = np.arange(60 * 20).reshape(60, 20)
+    lots = votes.apart(places, pairs=20, seed=5)
+    assert lots.shape == (20, 2, 60, votes.SET)
+    for pair in lots:
+        eight = np.concatenate(pair, axis=1)
+        assert all(len(set(e)) == 8 and set(e) <= set(own) for e, own in zip(eight.tolist(), places.tolist(), strict=True))
+    for side_of in (0, 1):  # each image is on each side of 4 of 20 pairs on average, whatever its place
+        often = np.array([(lots[:, side_of] == i).sum() for i in range(60 * 20)]).reshape(60, 20)
+        assert often.mean() == 4 and often.mean(0) == pytest.approx(4, abs=4 * (20 * 0.2 * 0.8 / 60) ** 0.5)
+    assert np.array_equal(lots, votes.apart(places, pairs=20, seed=5))
+    assert not np.array_equal(lots, votes.apart(places, pairs=20, seed=6)) and not np.array_equal(lots[0], lots[1])
+    with pytest.raises(ValueError, match="^two sets of 4 without an image in common need 8 of each prompt, got 7$"):
+        votes.apart(places[:, :7], pairs=20, seed=5)
+
+
+def test_a_pair_whose_sides_share_an_image_is_refused_as_it_would_tell_too_little_of_chance():
+    texts = [p for p in PROMPTS[:5] for _ in range(10)]
+    seen, names = seen_as([Scene(1, None, parse(p).object, "field") for p in texts], 0.8), [f"image {i}" for i in range(50)]
+    lots = votes.apart(np.arange(50).reshape(5, 10), pairs=1, seed=0)[0]
+    a, b = votes.sides(seen, np.zeros(50), names, texts, lots)
+    assert votes.answers(a, b, "alignment", 0.5).shape == (9, 5)
+    lots[1, 2, 3] = lots[0, 2, 0]
+    shared = votes.sides(seen, np.zeros(50), names, texts, lots)
+    for left, right, count in ((*shared, 1), (a, a, 5)):
+        with pytest.raises(ValueError, match=f"^the two sides have an image of the same name .* for {count} of 5 prompts"):
+            votes.answers(left, right, "alignment", 0.5)
+
+
+# ---- names and bands ------------------------------------------------------------------------------------------------
+
+
 def test_two_models_images_of_one_start_noise_are_not_compared_as_raters_noise_would_cancel():
     spec = VoteSpec(raters=RaterSpec(lapse=0), lean=0)
     a, other = a_side("a", 0.6, spec=spec), a_side("b", 0.6, spec=spec)
@@ -164,30 +218,6 @@ def test_less_noise_makes_raters_agree_more_on_fidelity_and_changes_no_vote_on_a
 
     assert unity(cast(0.3, "fidelity")) > unity(cast(1.5, "fidelity")) > unity(cast(6.0, "fidelity"))
     assert np.array_equal(cast(0.3, "alignment"), cast(6.0, "alignment"))
-
-
-# ---- tallies ------------------------------------------------------------------------------------------------------
-
-
-def test_seven_votes_of_nine_decide_for_a_side_or_for_a_tie_and_six_for_nothing():
-    columns = {"win": (7, 1, 1), "lose": (0, 7, 2), "tie": (1, 1, 7), "none": (6, 0, 3), "none too": (2, 1, 6)}
-    found = np.array([[1] * w + [-1] * lose + [0] * t for w, lose, t in columns.values()]).T
-    table = votes.tally(found, PROMPTS[:5])
-    assert table.outcome.tolist() == ["win", "lose", "tie", "none", "none"]
-    assert table.win.tolist() == pytest.approx([w / 9 for w, _, _ in columns.values()])
-    shares = {r["outcome"]: r["value"] for r in votes.outcomes(table)}
-    assert shares == pytest.approx({"win": 0.2, "lose": 0.2, "tie": 0.2, "none": 0.4})
-
-
-def test_cells_split_by_category_and_by_seen_objects():
-    prompts = evaluation_prompts()
-    unseen = np.array([parse(p).object in UNSEEN for p in prompts])
-    found = np.tile(np.where(unseen, -1, 1), (9, 1))
-    table = {(r["category"], r["objects"], r["vote"]): r for r in votes.shares(votes.tally(found, prompts))}
-    assert len(table) == 3 * (1 + len(votes.CELLS)) and table["all", "all", "win"]["value"] == 0.5
-    for category, objects in votes.CELLS:
-        assert table[category, objects, "win" if objects == "seen" else "lose"]["value"] == 1
-        assert table[category, objects, "tie"]["prompts"] == 20
 
 
 def test_the_papers_numbers_are_whole_and_say_what_its_text_says():

@@ -109,10 +109,11 @@ def paths(rows: Sequence[Mapping], axis, x: str, y: str, by: str, at: str, perce
             axis.annotate(f"{r[at]:g}", place, xytext=(5, 4), textcoords="offset points", fontsize=7, color=colour)
 
 
-def votes(rows: Sequence[Mapping], axis, label: str) -> None:
+def votes(rows: Sequence[Mapping], axis, label: str, limits: tuple[float, float] = (-3, 103)) -> None:
     """Shares of queries by outcome with intervals, a block for each pair of sides; crosses: the paper.
 
-    Rows of `a`, `b`, `outcome` (win, lose, tie), `value`, `low`, `high` and `paper` (None without), shares in [0, 1].
+    Rows of `a`, `b`, `outcome` (win, lose, tie), `value`, `low`, `high`, `paper` (None without) and, where several pairs of
+    sets were compared, the share of `each` (small dots); shares in [0, 1], or their differences with `limits` in %.
     """
     looks = {"win": ("#1b1b1b", "o", "won"), "lose": ("#b5446e", "s", "lost"), "tie": ("#8fb7d3", "v", "tied")}
     places, names = [], []
@@ -122,12 +123,15 @@ def votes(rows: Sequence[Mapping], axis, label: str) -> None:
         value, low, high = (100 * row[k] for k in ("value", "low", "high"))
         axis.errorbar(value, place, xerr=[[value - low], [high - value]], fmt=marker, color=colour, capsize=3, markersize=6,
                       label="simulated raters" if i == 0 else None)  # fmt: skip
+        if len(each := row.get("each", ())) > 1:
+            axis.plot(100 * np.array(each), [place + 0.3] * len(each), ".", color="#9a9a9a", markersize=4,
+                      label="single pairs of sets" if row["outcome"] == "win" else None)  # fmt: skip
         if row["paper"] is not None:
             axis.plot(100 * row["paper"], place - 0.3, "X", color="#e07b39", markeredgecolor="black", markersize=7,
                       label="people (paper)" if i == 0 else None)  # fmt: skip
         places.append(place)
         names.append(f"{row['a']} against {row['b']}: {name}" if row["outcome"] == "win" else name)
-    axis.set(yticks=places, yticklabels=names, xlabel=label, xlim=(-3, 103), ylim=(places[-1] + 0.7, 0))
+    axis.set(yticks=places, yticklabels=names, xlabel=label, xlim=limits, ylim=(places[-1] + 0.7, 0))
     axis.grid(axis="x", color="#e3e3e3", linewidth=0.8)
     axis.legend(fontsize=7, loc="lower right")
 

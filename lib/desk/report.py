@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,9 @@ from IPython.display import Markdown, display, update_display
 from lib.ground.cache import save_json
 from lib.ground.paths import ROOT, published, reports
 from lib.ground.sizes import SIZES
+
+if TYPE_CHECKING:
+    from lib.ground.stats import Interval
 
 QUALITY = ("name", "value", "low", "high", "n", "seeds", "size", "notebook")
 TIMING = ("notebook", "size", "seconds", "machine")
@@ -53,6 +57,11 @@ def noted(path: Path) -> Path:
         with open(log, "a", encoding="utf-8") as file:
             file.write(f"{path}\n")
     return path
+
+
+def row(found: "Interval") -> dict:
+    """A result's columns of an estimate: its value with bounds, and over how many prompts (its clusters) and seeds."""
+    return dict(value=found.value, low=found.low, high=found.high, prompts=found.clusters, seeds=found.seeds)
 
 
 def quality(

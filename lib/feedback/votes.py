@@ -15,13 +15,9 @@ import torch
 from lib.feedback.panel import EVALUATORS, RaterSpec, strengths
 from lib.ground.checks import finite
 from lib.ground.domains import check
-from lib.ground.seeds import name_of, normals, uniforms
-from lib.ground.stats import cluster_bootstrap, votes
-from lib.world.prompts import parse
-from lib.world.scenes import UNSEEN
+from lib.ground.seeds import name_of, normals, rng_of, uniforms
 
 QUESTIONS = ("alignment", "fidelity")
-OUTCOMES = ("win", "lose", "tie", "none")  # two thirds of the votes for A, for B, for tie; or for nothing
 SET = 4  # images a side
 
 # Two-thirds votes for A, B and tie, % of queries (Figures 4 and 6).
@@ -98,26 +94,39 @@ def spread_within(values: np.ndarray, prompts: Sequence[str]) -> float:
     return float(np.sqrt(sums / freedom))
 
 
-def side(
-    seen: dict[str, np.ndarray], real: np.ndarray, names: Sequence[str], prompts: Sequence[str], spec: VoteSpec = VoteSpec()
-) -> Side:
-    """Four images a prompt, one prompt after the other, as the nine evaluators find them.
+def sides(
+    seen: dict[str, np.ndarray], real: np.ndarray, names: Sequence[str], prompts: Sequence[str], rows: np.ndarray,
+    spec: VoteSpec = VoteSpec(),
+) -> list[Side]:  # fmt: skip
+    """Sets of four images, `rows` int [side, prompt, 4] of them, as the nine evaluators find them, who look at each once.
 
     `seen` are judge-a's chances by head [image, class], `real` realism in spreads of the base's images [image], `names`
-    those of images. Raises ValueError unless there are four different images of each prompt in a row.
+    those of images. Raises ValueError unless the four images of a set are different ones of one prompt.
     """
-    texts, fours = np.reshape(prompts, (-1, SET)), np.sort(np.reshape(names, (-1, SET)), axis=1)
-    if (texts != texts[:, :1]).any() or len(set(texts[:, 0])) < len(texts):
-        raise ValueError(f"a side has {SET} images of each prompt, in a row, and no prompt twice")
-    if (fours[:, 1:] == fours[:, :-1]).any():
-        raise ValueError(f"a set has {SET} different images, and one has an image twice")
     noise = np.stack([normals(names, "fidelity", rater) for rater in EVALUATORS])
     each = {
         "alignment": strengths(seen, names, prompts, EVALUATORS, spec.raters),
         "fidelity": finite("realism", real) + spec.noise * noise,
     }
-    mean = {q: x.reshape(len(EVALUATORS), -1, SET).mean(2) for q, x in each.items()}
-    return Side(texts[:, 0].tolist(), list(map(tuple, fours.tolist())), mean)
+    found = []
+    for at in rows:
+        texts, fours = np.array(prompts)[at], np.sort(np.array(names)[at], axis=1)
+        if (texts != texts[:, :1]).any() or len(set(texts[:, 0])) < len(texts):
+            raise ValueError(f"a side has {SET} images of each prompt, in a row, and no prompt twice")
+        if (fours[:, 1:] == fours[:, :-1]).any():
+            raise ValueError(f"a set has {SET} different images, and one has an image twice")
+        mean = {q: x[:, at].mean(2) for q, x in each.items()}
+        found.append(Side(texts[:, 0].tolist(), list(map(tuple, fours.tolist())), mean))
+    return found
+
+
+def apart(rows: np.ndarray, pairs: int, seed: int) -> np.ndarray:
+    """Pairs of sets of four for the base against itself: int [pair, side, prompt, 4], drawn for each prompt from its `rows`
+    int [prompt, image]; no image is on both sides of a pair. Raises ValueError where there are fewer than eight."""
+    if rows.shape[1] < 2 * SET:
+        raise ValueError(f"two sets of {SET} without an image in common need {2 * SET} of each prompt, got {rows.shape[1]}")
+    drawn = rng_of(seed).permuted(np.broadcast_to(rows, (pairs, *rows.shape)), axis=2)
+    return np.stack([drawn[..., :SET], drawn[..., SET : 2 * SET]], 1)
 
 
 def _queries(a: Side, b: Side, question: str) -> tuple[list[str], np.ndarray]:
@@ -163,39 +172,3 @@ def answers(a: Side, b: Side, question: str, band: float, spec: VoteSpec = VoteS
         at_random = (3 * uniforms(names, "vote of a lapse", question, rater)).astype(int) - 1
         votes_of[lapsed] = (sign * at_random)[lapsed]
     return found
-
-
-def tally(found: np.ndarray, prompts: Sequence[str]) -> pd.DataFrame:
-    """A row a prompt: vote shares `win`, `lose`, `tie`, the `outcome` by two thirds (of OUTCOMES), `category`, `objects`."""
-    if (wrong := ~np.isin(found, (1, -1, 0))).any():
-        count = f"{wrong.sum()} of {found.size}"
-        raise ValueError(f"{count} votes, such as {found[wrong][0]}, are not 1 (A), -1 (B) or 0 (tie)")
-    table = votes(*((found == v).sum(0) for v in (1, -1, 0)))
-    undecided = table.outcome == "tie"
-    table.loc[undecided, "outcome"] = np.where(table.tie[undecided] > 2 / 3 + 1e-9, "tie", "none")
-    named = [parse(p) for p in prompts]
-    return table.assign(
-        prompt=list(prompts), category=[n.category for n in named],
-        objects=["unseen" if n.object in UNSEEN else "seen" for n in named],
-    )  # fmt: skip
-
-
-def outcomes(table: pd.DataFrame) -> list[dict]:
-    """The share of queries of each outcome by two thirds, with 95 % intervals over prompts."""
-    found = {o: cluster_bootstrap((table.outcome == o).astype(float), table.prompt) for o in OUTCOMES}
-    return [dict(outcome=o, value=f.value, low=f.low, high=f.high, prompts=f.clusters) for o, f in found.items()]
-
-
-def shares(table: pd.DataFrame) -> list[dict]:
-    """Mean vote shares, over all prompts and by category and objects, with 95 % intervals over prompts."""
-    parts = {("all", "all"): table} | {
-        (c, o): table[(table.category == c) & (table.objects == o)] for c, o in CELLS
-    }  # fmt: skip
-    rows = []
-    for (category, objects), part in parts.items():
-        if len(part) > 1:
-            for vote in ("win", "lose", "tie"):
-                f = cluster_bootstrap(part[vote], part.prompt)
-                rows.append(dict(category=category, objects=objects, vote=vote, value=f.value, low=f.low, high=f.high,
-                                 prompts=f.clusters))  # fmt: skip
-    return rows

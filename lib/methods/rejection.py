@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from math import comb
 
 import numpy as np
+import pandas as pd
 
 from lib.ground.checks import finite
 
@@ -33,6 +34,17 @@ def kept(scores: np.ndarray, keep: int = 4) -> np.ndarray:
     if not 1 <= keep <= scores.shape[1]:
         raise ValueError(f"cannot keep {keep} of {scores.shape[1]} images")
     return np.argsort(-finite("scores", scores), axis=1, kind="stable")[:, :keep]
+
+
+def best_quarter(scores: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
+    """1 for a quarter of each prompt's images, those of the highest score, and 0 for the others: float [image].
+
+    As 4 of 16. Where a quarter is no whole number, the last image that it takes counts in part, so that every prompt keeps
+    its share; of images that tie, the first counts as the best.
+    """
+    by_prompt = pd.Series(finite("scores", scores)).groupby(np.asarray(prompts))
+    better = by_prompt.rank(method="first", ascending=False) - 1  # images of the prompt
+    return (by_prompt.transform("size") / 4 - better).clip(0, 1).to_numpy()
 
 
 def chosen_weights(total: int, drawn: int, keep: int = 1) -> np.ndarray:

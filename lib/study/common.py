@@ -48,6 +48,14 @@ class Study:
         """A function that loads the base, or the base with a fine-tuned U-Net."""
         return lambda: models.load_generator("mini", unet)
 
+    def model(self, unet: tuple[Artifact, int] | None = None) -> tuple[Callable, dict[str, Artifact | str]]:
+        """A function that loads the base, or with it a fine-tuned U-Net after so many updates; and what it is made of."""
+        if unet is None:
+            return self.generator(), {"base": self.base_digest}
+        artifact, updates = unet
+        load = self.generator(artifact.path / f"unet-{updates}.safetensors")
+        return load, {"base": self.base_digest, "unet": artifact, "updates": str(updates)}
+
     # ---- images ---------------------------------------------------------------------------------------------------
 
     def sample(
@@ -55,12 +63,8 @@ class Study:
         spec: SamplerSpec = SamplerSpec(),
     ) -> Artifact:  # fmt: skip
         """Images of the base, or of a U-Net after so many updates; one start noise a prompt, number and stream."""
-        generator, path = {"base": self.base_digest}, None
-        if unet is not None:
-            artifact, updates = unet
-            path = artifact.path / f"unet-{updates}.safetensors"
-            generator |= {"unet": artifact, "updates": str(updates)}
-        return sampling.sampled(self.generator(path), generator, texts, numbers, stream, spec)
+        load, made_of = self.model(unet)
+        return sampling.sampled(load, made_of, texts, numbers, stream, spec)
 
     def _grid(self, texts: list[str], images: list[int]) -> tuple[list[str], list[int]]:
         pairs = [(p, k) for p, n in zip(texts, images, strict=True) for k in range(n)]

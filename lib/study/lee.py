@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -15,9 +15,10 @@ from lib.ground.cache import Artifact, digest_of
 from lib.ground.seeds import seed_of
 from lib.ground.sizes import SamplerSpec
 from lib.images import metrics, models, sampling
-from lib.methods import denoising, ensemble, finetune, reward
+from lib.methods import denoising, ensemble, finetune, rejection, reward
+from lib.study import tuning
 from lib.study.common import Study
-from lib.world import prompts, web
+from lib.world import prompts
 
 # The arms of Table 3 and two controls; then other weightings of the reward in the full method, one of them a control.
 ARMS = {
@@ -38,7 +39,9 @@ SCARCE = {
 }
 # In place of the reward, judge-a's own verdicts, on the images of counting prompts alone.
 TRUTH = {"truth on counting": dict(unlabelled=True, beta=True, weighting="raw", use_model=True, truth="count")}
-FULL_METHOD, CONSTANT = "full method", "constant reward"
+# As rejection sampling chooses among images, but to learn from: the others are not drawn (notebook 07).
+FILTERED = {"best quarter of each prompt": dict(unlabelled=True, beta=True, weighting="best quarter", use_model=True)}
+FULL_METHOD, CONSTANT, BEST_QUARTER = "full method", "constant reward", *FILTERED
 SETTINGS = ("learning_rate", "schedule", "beta", "updates", "drawn_at")  # what notebook 05 chooses for all arms
 
 
@@ -209,20 +212,24 @@ class LeeStudy(Study):
 
         `spec.seed` is the run: it has labellers, a reward and batches of its own.
         """
-        if arm not in (arms := ARMS | OTHER_WEIGHTINGS | SCARCE | TRUTH):
+        if arm not in (arms := ARMS | OTHER_WEIGHTINGS | SCARCE | TRUTH | FILTERED):
             raise ValueError(f"unknown arm {arm!r}: one of {', '.join(arms)}")
         how = arms[arm]
         spec = replace(spec, beta=spec.beta if how["beta"] else 0.0, use_model=how["use_model"])
         sets, weighting = self.own_images(spec.drawn_at, how["unlabelled"]), how["weighting"]
         r, rows = self._rewarded(sets, spec.seed, how.get("labels", 1.0), how.get("truth"))
         threshold = finetune.threshold_of(r) if weighting == "thresholded" else 0.5
-        weight = finetune.reweighted(r, weighting, threshold=threshold)
-        inputs = {f"images {i}": s for i, s in enumerate(sets)} | {
-            "base": self.base_digest, "web pairs": web.digest(self.size.pretraining, 1),
-            "weights": digest_of([rows.tolist(), weight.round(5).tolist()]),
-        }  # fmt: skip
-        drawn = partial(self.drawn_pairs, sets=sets, rows=rows, weight=weight)
-        return finetune.tuned(self.generator(), drawn, self.real_pairs, spec, inputs)
+        if weighting == "best quarter":  # the others are not drawn; those that are have the mean of r
+            texts = np.concatenate([sampling.load_images(s).prompts for s in sets])[rows]
+            kept = rejection.best_quarter(r, texts)
+            rows, weight = rows[kept > 0], kept[kept > 0] * (r.mean() / kept[kept > 0].mean())
+        else:
+            weight = finetune.reweighted(r, weighting, threshold=threshold)
+        return tuning.tuned(self, sets, rows, weight, spec)
+
+    def rounds(self, count: int, spec: finetune.FinetuneSpec) -> tuple[Artifact, int]:
+        """A U-Net tuned in several rounds, and its last round's updates: see `lib.study.tuning`."""
+        return tuning.in_rounds(self, count, spec)
 
     def _rewarded(self, sets, run: int, labels: float, truth: str | None) -> tuple[np.ndarray, np.ndarray]:
         """The reward of the images to learn from, float [image], and which they are among those of all sets, int [image]."""
@@ -236,14 +243,3 @@ class LeeStudy(Study):
         if labels < 1 and len(sets) == 1:
             rows = np.flatnonzero(np.isfinite(reward.taught(*self.run_feedback(run), own[0][1])))
         return r[rows], rows
-
-    # ---- votes ----------------------------------------------------------------------------------------------------
-
-    def side(self, images: list[Artifact], rows: np.ndarray, spec: votes.VoteSpec = votes.VoteSpec()) -> votes.Side:
-        """The four-image sets `rows` int [prompt, 4] of the images of all artifacts, as nine simulated raters find them."""
-        shown, looks = [sampling.load_images(s) for s in images], [self.looks(s, "a") for s in images]
-        rows = np.ravel(rows)
-        seen = {head: np.concatenate([x[head] for x in looks])[rows] for head in looks[0]}
-        pixels = np.concatenate([s.pixels for s in shown])[rows]
-        names, texts = [n for s in shown for n in s.names], [p for s in shown for p in s.prompts]
-        return votes.side(seen, self.realism(pixels), [names[i] for i in rows], [texts[i] for i in rows], spec)
