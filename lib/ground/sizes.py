@@ -47,7 +47,7 @@ class Size:
     fidelity_captions: int  # held-out web captions for the Fréchet distance
     reward_seeds: int
     reward_epochs: int
-    finetune_seeds: int  # of the full method and of constant reward; one of every other arm
+    finetune_seeds: int  # of the full method, of constant reward, and of `lib.study.wu.RUNS`; one of every other arm
     updates: int
     batch: tuple[int, int]  # model-generated, pre-training
     pretraining: int  # web pairs of the pre-training loss

@@ -208,6 +208,20 @@ def paired_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, **options
     return cluster_bootstrap(a - b, clusters, **options)
 
 
+def relative_change(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, **options) -> Interval | None:
+    """Mean of `a` over mean of `b`, less 1, on the same items, [item] or [seed, item], both resampled together.
+
+    None where the lower bound of `b`'s mean is not above 0: a share of what may be nothing is not defined.
+    """
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if a.shape != b.shape:
+        raise ValueError(f"a relative change needs the same items on both sides: {a.shape}, {b.shape}")
+    if not cluster_bootstrap(b, clusters, **options).low > 0:
+        return None
+    both = finite("values", a) + 1j * finite("values", b)  # one number an item, so that both sides are drawn together
+    return cluster_bootstrap(both, clusters, lambda x: x.real.mean() / x.imag.mean() - 1, **options)
+
+
 def share_interval(right: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
     """The share of true items [item], with its Wilson interval over independent items: value, low, high."""
     right = np.asarray(right)
