@@ -85,8 +85,10 @@ MADE = {
     "Fréchet distance, real": (lambda x: metrics.frechet_distance(x, Y), X),
     "Fréchet distance, generated": (lambda x: metrics.frechet_distance(X, x), Y),
     "interval of a distance": (lambda x: metrics.distance_with_interval(x, Y), X),
-    "kernel distance, real": (lambda x: metrics.kernel_distance(x, Y), X),
-    "kernel distance, generated": (lambda x: metrics.kernel_distance(X, x), Y),
+    "change of a distance": (lambda x: metrics.distance_change(Y, x, Y + 1), X),
+    "change of a distance, other": (lambda x: metrics.distance_change(Y, Y + 1, x), X),
+    "floor": (lambda x: metrics.floor_band(x, [Y] * 8), X),
+    "floor, redrawn": (lambda x: metrics.floor_band(Y, [Y] * 7 + [x]), X),
     "inception score": (metrics.inception_score, np.full((8, 3), 1 / 3)),
     "diversity": (lambda x: metrics.diversity(x, np.array(PROMPTS)), X[:8]),
     "colourfulness": (metrics.colourfulness, GREY),
@@ -164,7 +166,7 @@ def test_nothing_is_made_of_one_value_that_is_not_finite(what, bad):
 
 @pytest.mark.parametrize("what, named", {
     "Fréchet distance, real": "real features", "Fréchet distance, generated": "generated features",
-    "kernel distance, generated": "generated features", "choice": "traits", "choice of a coin": "traits",
+    "floor, redrawn": "generated features", "choice": "traits", "choice of a coin": "traits",
     "CLIP score": "embeddings", "r": "embeddings",
 }.items())  # fmt: skip
 def test_what_is_refused_is_what_was_given(what, named):
@@ -208,8 +210,6 @@ def test_items_without_a_prompt_are_not_left_out():
 def test_features_too_large_for_a_distance_are_refused(large):
     with pytest.raises(ValueError, match="^the square of the features' variance is NaN or infinite: want a finite number$"):
         metrics.frechet_distance(X, large * Y)
-    with pytest.raises(ValueError, match="^the kernel distance is NaN or infinite"):
-        metrics.kernel_distance(X, large * large**0.5 * Y)
 
 
 @pytest.mark.parametrize("large", [1e200, np.float32(1e30)])
@@ -243,9 +243,6 @@ def test_only_rounding_below_zero_becomes_zero(monkeypatch, found, kept):
 def test_a_distance_without_a_spread_is_refused():
     with pytest.raises(ValueError, match="^an interval needs at least 2 draws, got 1$"):
         metrics.distance_with_interval(X, Y, draws=1)  # the lower bound would be 0
-    for real in (np.ones((40, 4)), X[:3]):
-        with pytest.raises(ValueError, match="^need at least 4 images a side that differ, got "):
-            metrics.kernel_distance(real, Y)
     with pytest.raises(ValueError, match="^class chances lie in .0, 1., got -0.5$"):
         metrics.inception_score(np.array([[1.5, -0.5], [0.5, 0.5]]))
 

@@ -6,7 +6,7 @@ import torch
 from scipy.linalg import sqrtm
 
 from lib.images import metrics
-from lib.images.metrics import distance_with_interval, diversity, frechet_distance, kernel_distance
+from lib.images.metrics import distance_change, distance_with_interval, diversity, floor_band, frechet_distance
 
 
 def normal(count: int, width: int, seed: int) -> np.ndarray:
@@ -94,38 +94,92 @@ def test_an_interval_needs_as_many_images_a_side():
         distance_with_interval(normal(80, 8, 0), normal(70, 8, 1))
 
 
-# ---- kernel distance, features, diversity ----------------------------------------------------------------------------
+# ---- differences of distances, floors --------------------------------------------------------------------------------
 
 
-def test_the_kernel_distance_of_one_distribution_is_about_zero_and_grows_with_a_gap():
-    x, y = normal(600, 16, 0), normal(600, 16, 1)
-    same, near, far = (kernel_distance(x, y + gap) for gap in (0.0, 0.3, 0.6))
-    assert abs(same) < 0.1 * near and near < far
+def three(seed: int, count: int = 400, width: int = 8) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Real features, and those of two models that err alike, the first by more."""
+    real, other = normal(count, width, seed), normal(count, width, seed + 100) + 0.4
+    return real, other + 0.2 + 0.1 * normal(count, width, seed + 200), other
 
 
-def test_the_kernel_distance_agrees_with_a_second_route():
-    """With all images in each subset: unbiased squared gap under (x y / width + 1)^3."""
-    x, y = 7 * normal(40, 6, 0), 7 * normal(40, 6, 1) + 3.5
-    unit = x.std(0).mean()
-
-    def kernel(a, b):
-        return (a @ b.T / unit**2 / 6 + 1) ** 3
-
-    def within(k):
-        return (k.sum() - np.trace(k)) / (40 * 39)
-
-    expected = within(kernel(x, x)) + within(kernel(y, y)) - 2 * kernel(x, y).mean()
-    drawn = np.mean([kernel_distance(x, y, seed=s) for s in range(8)])
-    assert drawn == pytest.approx(1000 * expected, rel=0.1)
+def test_a_change_is_the_difference_of_the_two_distances_and_its_share_of_the_second():
+    real, fake, other = three(0)
+    mine, base = frechet_distance(real, fake), frechet_distance(real, other)
+    found = distance_change(real, fake, other)
+    assert found.value == pytest.approx(mine - base) and found.relative == pytest.approx(mine / base - 1)
+    assert mine > base and 0 < found.low < found.value < found.high and found.n == 400
+    assert found.relative_low < found.relative < found.relative_high
+    assert found.value - found.low == pytest.approx(found.high - found.value)
+    assert found == distance_change(real, fake, other) != distance_change(real, fake, other, seed=1)
 
 
-def test_the_kernel_distance_repeats_and_leaves_the_global_generator_alone():
-    x, y = normal(100, 8, 0), normal(100, 8, 1)
-    torch.manual_seed(5)
-    first, after = kernel_distance(x, y), torch.rand(1)
-    torch.manual_seed(5)
-    assert torch.equal(after, torch.rand(1))
-    assert first == kernel_distance(x, y) != kernel_distance(x, y, seed=1)
+def test_a_model_less_itself_is_nothing_for_certain():
+    real, fake, _ = three(0)
+    found = distance_change(real, fake, fake.copy())
+    assert found == metrics.Change(0, 0, 0, 0, 0, 0, 400)
+
+
+def test_swapped_sides_turn_a_change_round():
+    real, fake, other = three(3)
+    one, back = distance_change(real, fake, other), distance_change(real, other, fake)
+    assert (back.value, back.low, back.high) == pytest.approx((-one.value, -one.high, -one.low))
+    assert 1 + back.relative == pytest.approx(1 / (1 + one.relative))
+
+
+def test_both_models_are_measured_on_the_same_halves_paired_by_caption():
+    """What makes a half hard for both cancels: a change is surer than two distances apart, unless its rows are shuffled."""
+    real, fake, other = three(0)
+    paired = distance_change(real, fake, other)
+    apart = np.hypot(*(d.high - d.value for d in (distance_with_interval(real, x) for x in (fake, other))))
+    shuffled = distance_change(real, fake, np.random.default_rng(0).permutation(other))
+    assert paired.high - paired.value < 0.7 * apart
+    assert shuffled.value == pytest.approx(paired.value)
+    assert shuffled.high - shuffled.value > 1.2 * (paired.high - paired.value)
+
+
+def test_a_model_that_is_thrice_as_far_on_every_half_is_so_for_certain(monkeypatch):
+    real, fake, other = three(0)
+    monkeypatch.setattr(metrics, "frechet_distance", lambda real, x: real.var() * (3 if x[0, 0] in fake[:, 0] else 1))
+    found = distance_change(real, fake, other)
+    assert (found.relative, found.relative_low, found.relative_high) == pytest.approx((2, 2, 2))
+    assert found.value - found.low > 0.01
+
+
+def test_the_changes_widths_are_those_of_new_samples():
+    """Of forty new samples, the value and the share spread as much as five intervals say (within a factor of 1.6)."""
+    samples = [three(1000 * i) for i in range(40)]
+    distances = np.array([[frechet_distance(r, x) for x in pair] for r, *pair in samples])
+    said = [distance_change(*s) for s in samples[:5]]
+    for spread, found in (
+        (np.std(distances[:, 0] - distances[:, 1], ddof=1), np.mean([c.high - c.value for c in said])),
+        (np.std(distances[:, 0] / distances[:, 1], ddof=1), np.mean([c.relative_high - c.relative for c in said])),
+    ):
+        assert 1.96 * spread / 1.6 < found < 1.6 * 1.96 * spread
+
+
+def test_a_change_refuses_sets_of_other_sizes_and_a_share_of_nothing(monkeypatch):
+    real, fake, other = three(0, 80)
+    with pytest.raises(ValueError, match="^need as many real as generated images, got 80 and 80 and 70$"):
+        distance_change(real, fake, other[:70])
+    monkeypatch.setattr(metrics, "frechet_distance", lambda real, fake: float(fake is not other))
+    with pytest.raises(ValueError, match="^the other model is at no distance"):
+        distance_change(real, fake, other)
+
+
+def test_a_floor_is_a_band_over_eight_draws_or_more():
+    real, redraws = normal(100, 8, 0), [normal(100, 8, i) for i in range(1, 10)]
+    each = [frechet_distance(real, x) for x in redraws]
+    found = floor_band(real, redraws)
+    assert (found.mean, found.lowest, found.highest) == pytest.approx((np.mean(each), min(each), max(each)))
+    assert found.lowest < found.mean < found.highest and (found.draws, found.n) == (9, 100)
+    with pytest.raises(ValueError, match="^a band needs at least 8 draws, got 7$"):
+        floor_band(real, redraws[:7])
+    with pytest.raises(ValueError, match="^need as many redrawn as real images, got .90, 100"):
+        floor_band(real, [redraws[0][:90], *redraws[1:]])
+
+
+# ---- features, diversity ---------------------------------------------------------------------------------------------
 
 
 def test_features_keep_order_whatever_the_batch():
@@ -141,6 +195,24 @@ def test_features_keep_order_whatever_the_batch():
     seen = metrics.features(Corner(), images, batch=2)
     assert seen.dtype == np.float64
     np.testing.assert_allclose(seen, images[:, 0, 0] / 127.5 - 1, atol=1e-6)
+
+
+def test_the_inception_score_is_one_where_images_are_alike_and_the_number_of_classes_where_each_has_its_own():
+    sure = np.eye(3)[[0, 1, 2, 0, 1, 2]]
+    assert metrics.inception_score(sure) == pytest.approx(3)
+    assert metrics.inception_score(sure[[0, 0, 0]]) == pytest.approx(1)
+    assert metrics.inception_score(np.full((4, 3), 1 / 3)) == pytest.approx(1)
+
+
+def test_the_inception_score_is_mutual_information_of_image_and_class_whatever_their_numbers():
+    """exp of the classes' entropy less the mean entropy of an image, where axes cannot be taken for each other."""
+    p = np.random.default_rng(0).dirichlet([0.5, 1, 2, 4, 8], size=7)
+
+    def entropy(x):
+        return -(x * np.log(x)).sum(-1)
+
+    assert metrics.inception_score(p) == pytest.approx(np.exp(entropy(p.mean(0)) - entropy(p).mean()))
+    assert metrics.inception_score(np.concatenate([p, p])) == pytest.approx(metrics.inception_score(p))
 
 
 def test_diversity_is_the_mean_distance_within_a_prompt():

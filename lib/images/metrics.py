@@ -1,5 +1,6 @@
-"""Fidelity and diversity: Fréchet and kernel distance on our own features through torchmetrics, and what goes with them."""
+"""Fidelity and diversity: Fréchet distance on our own features through torchmetrics, and what goes with it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ from torch import nn
 
 from lib.ground.checks import finite
 from lib.ground.precision import at_once
-from lib.ground.seeds import rng_of, torch_seed
+from lib.ground.seeds import rng_of
 from lib.images.sampling import to_pixels
 
 
@@ -53,25 +54,6 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
     return max(0.0, distance)
 
 
-def kernel_distance(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> float:
-    """Kernel distance x 1000 (polynomial kernel, unbiased, mean of 20 subsets of half) of features in units of the real
-    ones' spread. Binkowski et al. 2018. Raises ValueError on fewer than 4 images a side, or where nothing varies."""
-    size, unit = min(len(real), len(fake)) // 2, finite("real features", real).std(0).mean()
-    if size < 2 or not 0 < unit < np.inf:
-        counts = f"{len(real)} and {len(fake)}"
-        raise ValueError(f"need at least 4 images a side that differ, got {counts}, of spread {unit:.3g} where real")
-    real, fake = (x / unit for x in (real, finite("generated features", fake)))
-    from torchmetrics.image.kid import KernelInceptionDistance
-
-    metric = KernelInceptionDistance(feature=Given(real.shape[1]), subsets=20, subset_size=size, normalize=False)
-    metric = metric.set_dtype(torch.float64)
-    metric.update(torch.from_numpy(real), real=True)
-    metric.update(torch.from_numpy(fake), real=False)
-    with torch.random.fork_rng():
-        torch.manual_seed(torch_seed(seed))
-        return finite("the kernel distance", 1000 * float(metric.compute()[0]))
-
-
 @dataclass(frozen=True)
 class Distance:
     """A distance with its 95 % interval over images."""
@@ -82,6 +64,48 @@ class Distance:
     n: int
 
 
+@dataclass(frozen=True)
+class Change:
+    """Difference of two distances to the same real images, and as a share of the second; 95 % intervals over images."""
+
+    value: float
+    low: float
+    high: float
+    relative: float
+    relative_low: float
+    relative_high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Band:
+    """What a distance comes to by chance alone, over `draws` sets of `n` images."""
+
+    mean: float
+    lowest: float
+    highest: float
+    draws: int
+    n: int
+
+
+def _with_halves(real: np.ndarray, fakes: list[np.ndarray], draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fréchet distances of whole sets, float [set], and of `draws` halves, [draw, set]: the same rows of each set.
+
+    Halves are drawn without replacement, of as many images as features or more; where that is all images they do not vary.
+    """
+    if any(len(fake) != len(real) for fake in fakes):
+        counts = " and ".join(str(len(x)) for x in (real, *fakes))
+        raise ValueError(f"need as many real as generated images, got {counts}")
+    if draws < 2:
+        raise ValueError(f"an interval needs at least 2 draws, got {draws}")
+    rng, size = rng_of(seed), max(len(real) // 2, real.shape[1])
+    whole = np.array([frechet_distance(real, fake) for fake in fakes])
+    if size == len(real):
+        return whole, np.stack([whole, whole])
+    halves = [rng.permutation(len(real))[:size] for _ in range(draws)]
+    return whole, np.array([[frechet_distance(real[h], fake[h]) for fake in fakes] for h in halves])
+
+
 def distance_with_interval(real: np.ndarray, fake: np.ndarray, draws: int = 20, seed: int = 0) -> Distance:
     """Fréchet distance of all images, with an interval from `draws` subsamples without replacement.
 
@@ -89,17 +113,39 @@ def distance_with_interval(real: np.ndarray, fake: np.ndarray, draws: int = 20, 
     the whole sample's value the halves spread as whole samples do around the population's; their bias, larger because there
     are fewer of them, is not carried over: the interval is centred on the value.
     """
-    if len(real) != len(fake):
-        raise ValueError(f"need as many real as generated images, got {len(real)} and {len(fake)}")
-    if draws < 2:
-        raise ValueError(f"an interval needs at least 2 draws, got {draws}")
-    rng = rng_of(seed)
-    value = frechet_distance(real, fake)
-    halves = [rng.permutation(len(real))[: max(len(real) // 2, real.shape[1])] for _ in range(draws)]
-    if len(halves[0]) == len(real):
-        return Distance(value, value, value, len(real))
-    spread = 1.96 * float(np.std([frechet_distance(real[h], fake[h]) for h in halves], ddof=1))
-    return Distance(value, max(0.0, value - spread), value + spread, len(real))
+    (value,), halves = _with_halves(real, [fake], draws, seed)
+    spread = 1.96 * halves.std(0, ddof=1).item()
+    return Distance(float(value), max(0.0, value - spread), value + spread, len(real))
+
+
+def distance_change(real: np.ndarray, fake: np.ndarray, other: np.ndarray, draws: int = 20, seed: int = 0) -> Change:
+    """Fréchet distance of `fake` less that of `other`, both to `real`, and that difference as a share of `other`'s.
+
+    Row i of all three belongs to one caption, and both models are measured on the same halves (`distance_with_interval`):
+    what makes a half hard for both cancels. The share's interval is that of a ratio, linearised about the whole sample's.
+    Raises ValueError where `other` is at no distance, of which nothing is a share.
+    """
+    (mine, base), halves = _with_halves(real, [fake, other], draws, seed)
+    if base <= 0:
+        raise ValueError("the other model is at no distance from the real images: no difference is a share of that")
+    value, relative = float(mine - base), float(mine / base - 1)
+    spread = 1.96 * float((halves[:, 0] - halves[:, 1]).std(ddof=1))
+    share = 1.96 * float((halves[:, 0] - (1 + relative) * halves[:, 1]).std(ddof=1) / base)
+    return Change(value, value - spread, value + spread, relative, relative - share, relative + share, len(real))
+
+
+def floor_band(real: np.ndarray, redraws: Sequence[np.ndarray]) -> Band:
+    """Fréchet distances of sets that a perfect model could have drawn: mean, lowest and highest over `redraws`.
+
+    Each is features [image, feature] of new scenes of the real images' captions (`web.redrawn`), as many as there are real
+    ones. Raises ValueError on fewer than 8 sets, of which the lowest and highest would say little.
+    """
+    if len(redraws) < 8:
+        raise ValueError(f"a band needs at least 8 draws, got {len(redraws)}")
+    if any(len(x) != len(real) for x in redraws):
+        raise ValueError(f"need as many redrawn as real images, got {[len(x) for x in redraws]} and {len(real)}")
+    found = [frechet_distance(real, x) for x in redraws]
+    return Band(float(np.mean(found)), min(found), max(found), len(found), len(real))
 
 
 def inception_score(chances: np.ndarray) -> float:
