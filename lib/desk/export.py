@@ -87,15 +87,19 @@ def vacant(folder: str) -> Path:
 # ---- what is trained ---------------------------------------------------------------------------------------------
 
 
-def chosen(size: str) -> dict:
-    """The learning rate, beta and updates that notebook 05 chose; raises NotMade where it did not run yet."""
+# What notebooks 05 and 09 choose, by the result that says so.
+CHOSEN = {"selection": ("learning_rate", "beta", "updates"), "adaptation_selection": ("learning_rate", "updates")}
+
+
+def chosen(size: str, of: str = "selection") -> dict:
+    """What notebook 05, or 09, chose, by the columns of CHOSEN; raises NotMade where it did not run yet."""
     try:
-        (best,) = [row for row in report.read("selection", size) if row["chosen"]]
-        return {name: best[name] for name in ("learning_rate", "beta", "updates")}
+        (best,) = [row for row in report.read(of, size) if row["chosen"]]
+        return {name: best[name] for name in CHOSEN[of]}
     except FileNotFoundError as error:
         raise NotMade(str(error)) from None
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"selection.json of size {size} is not as 05_fine_tuning writes it: run it again") from None
+        raise ValueError(f"{of}.json of size {size} is not as {report.maker(of)} writes it: run it again") from None
 
 
 def study_of(name: str, size: str) -> Study:
@@ -109,6 +113,11 @@ def tuned(study: LeeStudy, arm: str) -> tuple[Artifact, int]:
     return study.finetuned(arm, study.finetune_spec(learning_rate=best["learning_rate"], beta=best["beta"])), best["updates"]
 
 
+def adapted(study: WuStudy, arm: str) -> Artifact:
+    """The LoRA of an adaptation's first run, as in notebook 09."""
+    return study.adapted(arm, study.adaptation_spec(arm, **chosen(study.name, "adaptation_selection")))
+
+
 def makers(name: str) -> list[tuple[str, Callable[[Study], object]]]:
     """The notebooks that lead to a model, in order, each with what it leaves behind; the last leaves the model itself."""
     images = ("01_images_to_judge", lambda study: (study.labelled_images, study.unlabelled_images))
@@ -116,7 +125,7 @@ def makers(name: str) -> list[tuple[str, Callable[[Study], object]]]:
     selection = ("05_fine_tuning", lambda study: chosen(study.name))
     score = ("08_preference_score", lambda study: study.tuned_clip())
     if name in ADAPTATIONS:
-        return [images, selection, score, ("09_preference_adaptation", lambda study: study.adapted(name))]
+        return [images, selection, score, ("09_preference_adaptation", lambda study: adapted(study, name))]
     if name in ("reward", "hps"):
         return [images, rewards] if name == "reward" else [score]
     last = "06_alignment_against_fidelity" if name in OTHER_WEIGHTINGS else "05_fine_tuning"

@@ -1,6 +1,6 @@
 """Wu et al. 2023, adaptation: what is selected by the score, the models that learn from it, and the user study.
 
-Choices and scores are in `lib.study.choosing`.
+Choices and scores are in `lib.study.users`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ from lib.images import embedding, models, sampling
 from lib.methods import adaptation, denoising
 from lib.methods.adaptation import AdaptationSpec
 from lib.methods.preference import PreferenceSpec
-from lib.study.choosing import ChoiceStudy
+from lib.study.users import ChoiceStudy
 from lib.world import prompts, web
 
 # What each adapted model changes; `coin choices` follows the score that was learnt from choices made by coin.
