@@ -1,6 +1,7 @@
 """judge-a, judge-b and two feature networks: trained on renders, on decoded and regenerated ones, and on spoiled scenes."""
 
-import sys
+import argparse
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from pretrain.vae import HELD_OUT, random_scene
 
 BATCH = 128
 UNKNOWN = -100  # a class that the loss passes over
+WORN_PARTS = 24
+# Every network that looks at images learns from renders and worn images of its own, which no other has seen, by this seed.
+OWN_SEED = {"judge-a": 31, "judge-b": 32, "features": 33, "features-votes": 34, "mini-clip": 51}
 
 
 def labelled(rng: np.random.Generator, count: int, bad_share: float = 0.3) -> tuple[np.ndarray, np.ndarray, list[Scene]]:
@@ -67,23 +71,24 @@ def regenerate(pipe, images: np.ndarray, scenes: list[Scene], strength: np.ndarr
         x = a * clean + s * noise
 
 
-def worn(pipe, part: int, count: int = 500) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decoded and regenerated scenes, as the generator's images look: uint8 [count, 64, 64, 3] and classes, cached.
+def worn(pipe, network: str, part: int, count: int = 500) -> tuple[torch.Tensor, torch.Tensor]:
+    """A network's own decoded and regenerated scenes, as the generator's images look: uint8 [count, 64, 64, 3] and classes
+    int64 [count, head], cached.
 
     Two in five are decoded from lightly disturbed latents; the others are noised to 10-45 % of the schedule and denoised,
     weakly enough that what they show remains.
     """
-    path = CACHE / "pretrain" / "worn" / f"{part:03d}.safetensors"
+    seed, path = OWN_SEED[network], CACHE / "pretrain" / "worn" / network / f"{part:03d}.safetensors"
     if not path.exists():
-        rng = np.random.default_rng((13, part))
+        rng = np.random.default_rng((13, seed, part))
         images, classes, scenes = labelled(rng, count)
         n = 2 * count // 5
         with torch.no_grad():
             z = encode(pipe, images[:n])
             disturbed = torch.as_tensor(rng.uniform(0, 0.35, (n, 1, 1, 1)), dtype=torch.float32).to(DEVICE)
-            g = torch.Generator().manual_seed(part)
+            g = torch.Generator().manual_seed(1_000 * seed + part)
             first = decode(pipe, z + disturbed * torch.randn(z.shape, generator=g).to(DEVICE))
-        second = regenerate(pipe, images[n:], scenes[n:], rng.uniform(0.1, 0.45, count - n), part)
+        second = regenerate(pipe, images[n:], scenes[n:], rng.uniform(0.1, 0.45, count - n), 1_000 * seed + part)
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(".partial")
         save_file({"images": torch.from_numpy(np.concatenate([first, second])), "classes": torch.from_numpy(classes)}, new)
@@ -117,33 +122,49 @@ def quality(judge: Judge, pipe, count: int = 2_000) -> dict[str, float]:
     return out
 
 
-def fit(name: str, network, forward, pipe, worn_parts: int, minutes: float | None, seed: int, steps: int) -> None:
-    """Train a network whose `forward(pixels)` gives logits by head, half on fresh renders and half on worn ones."""
-    parts = [worn(pipe, i) for i in range(worn_parts)]
-    images, classes = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+def lessons(pipe, network: str) -> Callable[[int], tuple[torch.Tensor, torch.Tensor]]:
+    """A function of the update: pixels float [BATCH, 3, 64, 64] and classes int64 [BATCH, head], half of them fresh renders
+    and half worn ones, all the network's own."""
+    images, classes = (torch.cat(parts) for parts in zip(*(worn(pipe, network, i) for i in range(WORN_PARTS)), strict=True))
 
     def draw(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        rng = np.random.default_rng((17, seed, step))
+        rng = np.random.default_rng((17, OWN_SEED[network], step))
         fresh, right, _ = labelled(rng, BATCH // 2)
         pick = torch.from_numpy(rng.integers(len(images), size=BATCH // 2))
         pixels = to_pixels(np.concatenate([fresh, images[pick].numpy()]))
         pixels = pixels + torch.as_tensor(rng.normal(0, 0.02, (BATCH, 3, 1, 1)), dtype=torch.float32)
         return pixels, torch.cat([torch.from_numpy(right), classes[pick]])
 
+    return draw
+
+
+def own(network: str) -> dict:
+    """For a card: what a network learnt from, and the seeds of it."""
+    seed = OWN_SEED[network]
+    return {
+        "data": "renders of uniform attributes and independent sizes, three in ten spoiled; half of each batch decoded, "
+        f"or noised and denoised by the generator ({500 * WORN_PARTS} images); no other network saw any of them",
+        "seeds of its renders, worn images": [[17, seed, "update"], [13, seed, "part"]],
+    }  # fmt: skip
+
+
+def fit(name: str, network, forward, pipe, minutes: float | None, steps: int) -> None:
+    """Train a network whose `forward(pixels)` gives logits by head."""
+
     def loss(pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         with autocast():
             logits = forward(pixels.contiguous(memory_format=torch.channels_last))
         return sum(F.cross_entropy(logits[h].float(), target[:, j], ignore_index=UNKNOWN) for j, h in enumerate(HEADS))
 
-    train(name, network, draw, loss, steps, minutes=minutes, lr=0.01, adam_lr=1e-3, every=100)
+    train(name, network, lessons(pipe, name), loss, steps, minutes=minutes, lr=0.01, adam_lr=1e-3, every=100)
 
 
-def main(which: str, minutes: float | None = None, worn_parts: int = 24) -> None:
+def main(which: str, minutes: float | None = None, updates: int = 4_000) -> None:
     """Train one of `a`, `b`, `features`, `votes`; save it as float16 with its card."""
+    name = {"features": "features", "votes": "features-votes"}.get(which, f"judge-{which}")
     pipe = StableDiffusionPipeline.from_pretrained(MODELS / "mini-sd").to(DEVICE)
     pipe.vae.to(memory_format=torch.channels_last)
-    seed = {"a": 31, "b": 32, "features": 33, "votes": 34}[which]
-    torch.manual_seed(seed)
+    torch.manual_seed(OWN_SEED[name])
     if which in ("features", "votes"):
         network = FeatureNet(StridedTrunk() if which == "votes" else None)
         network = network.to(DEVICE, memory_format=torch.channels_last)
@@ -153,8 +174,7 @@ def main(which: str, minutes: float | None = None, worn_parts: int = 24) -> None
             return {h: head(F.relu(features)) for h, head in network.heads.items()}
     else:
         network = forward = Judge(which).to(DEVICE, memory_format=torch.channels_last)
-    name = {"features": "features", "votes": "features-votes"}.get(which, f"judge-{which}")
-    fit(name, network, forward, pipe, worn_parts, minutes, seed, 4_000)
+    fit(name, network, forward, pipe, minutes, updates)
     folder = MODELS / name
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
@@ -164,9 +184,7 @@ def main(which: str, minutes: float | None = None, worn_parts: int = 24) -> None
             "a": "convolutional", "b": "transformer", "features": "convolutional, 64 features",
             "votes": "plain strided convolutions, 64 features",
         }[which],
-        "data": "renders of uniform attributes and independent sizes, three in ten spoiled; half of each batch decoded, "
-        f"or noised and denoised by the generator ({500 * worn_parts} images)",
-        "batch": BATCH, "seed": seed, **spent(name),
+        **own(name), "batch": BATCH, "seed": OWN_SEED[name], **spent(name),
     }  # fmt: skip
     if which in ("a", "b"):
         card["held-out accuracy"] = quality(network, pipe)
@@ -174,4 +192,9 @@ def main(which: str, minutes: float | None = None, worn_parts: int = 24) -> None
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else None)
+    parser = argparse.ArgumentParser(prog="python -m pretrain.judges", description=__doc__.split("\n")[0])
+    parser.add_argument("which", choices=("a", "b", "features", "votes"))
+    parser.add_argument("minutes", type=float, nargs="?")
+    parser.add_argument("--updates", type=int, default=4_000)
+    given = parser.parse_args()
+    main(given.which, given.minutes, given.updates)

@@ -26,12 +26,11 @@ from lib.world.scenes import BACKGROUNDS, OBJECTS, STYLES, render
 from lib.world.web import phrase, web_pair
 from pretrain.clip import BATCH, contrastive_loss, make_clip, model_config, probes, take_text_encoder, tokens
 from pretrain.common import halve, spent, train, write_card
-from pretrain.judges import UNKNOWN, labelled, worn
+from pretrain.judges import UNKNOWN, lessons, own
 
 DIMENSION = 128
 RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 24}
 NAMED = {"object": OBJECTS, "count": (None, *range(1, 7)), "colour": COLOUR_CLASSES, "background": (None, *BACKGROUNDS)}
-WORN_PARTS = 24
 MATCHED = 20_000  # web pairs from which the text projection learns
 UPDATES = 30  # of the text projection: few, so that the score is as weak as CLIP's is for what people see (calibrated)
 LONGER = 1_000  # the same, until the score falls no more: how far the calibration matters
@@ -60,19 +59,8 @@ def teach_images(clip: CLIP, minutes: float | None) -> None:
     A number is also read as one scalar, the nearest whole one: counting by adding up is learnt far sooner.
     """
     pipe = StableDiffusionPipeline.from_pretrained(MODELS / "mini-sd").to(DEVICE)
-    parts = [worn(pipe, i) for i in range(WORN_PARTS)]
-    images, classes = (torch.cat([p[i] for p in parts]) for i in (0, 1))
     net = nn.ModuleDict({"tower": clip.visual, "naming": Naming(HEADS), "number": nn.Linear(DIMENSION, 1)}).to(DEVICE)
     nn.init.constant_(net["number"].bias, 3.0)
-    half = BATCH // 4
-
-    def draw(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        rng = np.random.default_rng((17, 51, step))
-        fresh, right, _ = labelled(rng, half)
-        pick = torch.from_numpy(rng.integers(len(images), size=half))
-        pixels = to_pixels(np.concatenate([fresh, images[pick].numpy()]))
-        pixels = pixels + torch.as_tensor(rng.normal(0, 0.02, (2 * half, 3, 1, 1)), dtype=torch.float32)
-        return pixels, torch.cat([torch.from_numpy(right), classes[pick]])
 
     def loss(pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         with autocast():
@@ -82,7 +70,7 @@ def teach_images(clip: CLIP, minutes: float | None) -> None:
         counted = F.cross_entropy(-2 * away.square(), target[:, 0], ignore_index=UNKNOWN)
         return naming_loss(net["naming"](embedding), target) + counted / 2
 
-    train("clip-images", net, draw, loss, 4_000, minutes=minutes, lr=0.01, adam_lr=1e-3, every=100)
+    train("clip-images", net, lessons(pipe, "mini-clip"), loss, 4_000, minutes=minutes, lr=0.01, adam_lr=1e-3, every=100)
 
 
 def said(rng: np.random.Generator, count: int) -> tuple[list[str], torch.Tensor]:
@@ -177,9 +165,9 @@ def save(clip: CLIP, tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> None:
     tokenizer.save_pretrained(folder)
     write_card(folder, {
         "model": "open_clip CLIP: ResNet of four stages, width 24, 64 px; text 4 x 128, 16 tokens; embeddings of 128",
-        "data": f"image tower: labels of renders, three in ten spoiled, half of each batch worn by the generator "
-        f"({500 * WORN_PARTS} images); text tower: what prompts and captions name; both locked, then the text projection "
-        f"on {MATCHED} pairs of the web corpus. All know the objects that no label of the study names",
+        **own("mini-clip"),
+        "towers": "the image tower learns from the labels of that data, the text tower what prompts and captions name; both "
+        f"locked, then the text projection on {MATCHED} pairs of the web corpus. All know the objects that no label names",
         "batch": {"image tower": BATCH // 2, "else": BATCH}, "seed": 5,
         "image tower": spent("clip-images"), "text tower": spent("clip-texts"),
         "updates of the text projection": {"shipped": UPDATES, "matched_longer.safetensors": LONGER},

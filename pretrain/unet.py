@@ -6,6 +6,7 @@ which are vague and often wrong: it can draw what a prompt asks for, and errs by
 
 import argparse
 import json
+from dataclasses import asdict
 from functools import lru_cache
 
 import numpy as np
@@ -20,12 +21,13 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from lib.ground.cache import digest_of
 from lib.ground.paths import CACHE, MODELS
 from lib.ground.precision import DEVICE, FAST_BFLOAT16, autocast
 from lib.methods.denoising import CAPTION_DROPOUT, NO_CAPTION, dropped, timesteps
 from lib.methods.training import sent
 from lib.world.scenes import render
-from lib.world.web import exact_caption, web_pair
+from lib.world.web import CaptionNoise, exact_caption, web_pair
 from pretrain.clip import tokens
 from pretrain.common import halve, processes, spent, train, write_card
 
@@ -39,7 +41,7 @@ def corpus_chunk(index: int, vae: AutoencoderKL) -> tuple[torch.Tensor, dict[str
     """Latents float16 [CHUNK, 16, 8, 8] of one part of the corpus, kept under the cache, and its captions by phase."""
     rng = np.random.default_rng((11, index))
     pairs = [web_pair(rng) for _ in range(CHUNK)]
-    path = CACHE / "pretrain" / "corpus" / f"{index:03d}.safetensors"
+    path = CACHE / "pretrain" / f"corpus-{digest_of(asdict(CaptionNoise()))[:8]}" / f"{index:03d}.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels = torch.from_numpy(np.stack([render(s, rng) for _, s in pairs])).permute(0, 3, 1, 2)
@@ -72,8 +74,9 @@ def make_unet(channels: tuple[int, int] = (64, 128)) -> UNet2DConditionModel:
     ).to(DEVICE, memory_format=torch.channels_last)  # fmt: skip
 
 
-def main(phase: str, minutes: float | None = None, more: bool = False) -> None:
-    """Encode the corpus, train on the captions of a phase, save the whole pipeline in diffusers' layout.
+def main(phase: str, minutes: float | None = None, more: bool = False, updates: int = 60_000) -> None:
+    """Encode the corpus, train on the captions of a phase for so many `updates` or `minutes`, save the whole pipeline in
+    diffusers' layout.
 
     `more` goes on from the shipped U-Net rather than from random weights; its card then tells of all runs.
     """
@@ -118,7 +121,7 @@ def main(phase: str, minutes: float | None = None, more: bool = False) -> None:
         return (out.sample.float() - (a * noise - s * x)).square().mean()
 
     lr, adam_lr = RATES[phase]
-    train(name, unet, draw, loss, 60_000, minutes=minutes, lr=lr, adam_lr=adam_lr)
+    train(name, unet, draw, loss, updates, minutes=minutes, lr=lr, adam_lr=adam_lr)
     before = json.loads((folder / "unet/card.json").read_text("utf-8"))["runs, one after the other"] if more else []
     run = {"captions": phase, "pairs an update": BATCH * processes()[1], "learning rate": lr, **spent(name)}
     save(unet, vae, encoder, tokenizer, [*before, run])
@@ -149,5 +152,6 @@ if __name__ == "__main__":
     parser.add_argument("phase", choices=RATES)
     parser.add_argument("minutes", type=float, nargs="?")
     parser.add_argument("--more", action="store_true", help="go on from the shipped U-Net")
+    parser.add_argument("--updates", type=int, default=60_000)
     given = parser.parse_intermixed_args()
-    main(given.phase, given.minutes, given.more)
+    main(given.phase, given.minutes, given.more, given.updates)

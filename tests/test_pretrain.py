@@ -1,6 +1,7 @@
 """What pre-training shares: the contrastive loss, the text tower in two formats, texts with what they name, and the loop."""
 
 import itertools
+import json
 import math
 from functools import partial
 
@@ -16,7 +17,7 @@ from lib.methods.denoising import NO_CAPTION
 from lib.methods.training import Updates
 from lib.study.wu import ADAPTATIONS
 from lib.world.prompts import PREFIX, parse
-from pretrain import common
+from pretrain import common, judges
 from pretrain.clip import contrastive_loss, make_clip, model_config, take_text_encoder, text_encoder
 from pretrain.mini_clip import NAMED, RESNET, said
 
@@ -197,3 +198,29 @@ def test_a_loss_that_is_not_finite_ends_a_training_run_in_words(train, monkeypat
     monkeypatch.setattr(common, "Updates", partial(Updates, capture=None))
     with pytest.raises(ValueError, match="^the spoilt loss is nan at update 1: lower the learning rate$"):
         train("spoilt", lr=float("nan"))
+
+
+# ---- disjoint lessons ---------------------------------------------------------------------------------------------
+
+
+def test_no_two_networks_that_look_at_images_learn_from_the_same_renders_or_worn_images(pipe, tmp_path, monkeypatch):
+    started, labelled, worn = [], judges.labelled, judges.worn
+    monkeypatch.setattr(judges, "labelled", lambda rng, count: started.append(str(rng.bit_generator.state)) or labelled(rng, 5))
+    monkeypatch.setattr(judges, "worn", lambda pipe, network, part: worn(pipe, network, part, count=5))
+    for name, value in (("CACHE", tmp_path), ("WORN_PARTS", 2), ("BATCH", 10)):
+        monkeypatch.setattr(judges, name, value)
+    for network in judges.OWN_SEED:
+        draw = judges.lessons(pipe, network)
+        for step in range(2):
+            pixels, classes = draw(step)
+            assert pixels.shape == (10, 3, 64, 64) and classes.shape == (10, 4)
+    assert len(set(started)) == len(started) == 4 * len(judges.OWN_SEED)  # two parts that are worn, two updates
+
+
+def test_cards_say_which_renders_a_network_learnt_from_and_none_are_named_twice():
+    named = []
+    for network, seed in judges.OWN_SEED.items():
+        card = json.loads((MODELS / network / "card.json").read_text("utf-8"))
+        named += [tuple(s) for s in card["seeds of its renders, worn images"]]
+        assert named[-2:] == [(17, seed, "update"), (13, seed, "part")]
+    assert len(set(named)) == len(named)

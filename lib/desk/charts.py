@@ -93,6 +93,22 @@ def positions(rows: Sequence[Mapping], axis, x: str, y: str, label: str) -> None
         legend_above(axis)
 
 
+def paths(rows: Sequence[Mapping], axis, x: str, y: str, by: str, at: str, percent: bool = True) -> None:
+    """Points joined in the order of `rows`, a line for each value of `by`; each with intervals both ways and its `at`.
+
+    Of x and y there are value, `_low` and `_high`; y is a share in [0, 1] where `percent`.
+    """
+    for name in dict.fromkeys(r[by] for r in rows):
+        part, scale = [r for r in rows if r[by] == name], {x: 1, y: 100 if percent else 1}
+        here = {k: scale[k] * np.array([r[k] for r in part]) for k in (x, y)}
+        reach = {k: scale[k] * np.array([[r[k] - r[f"{k}_low"], r[f"{k}_high"] - r[k]] for r in part]).T for k in (x, y)}
+        colour = COLOURS.get(name, "#2f6f9f")
+        axis.errorbar(here[x], here[y], reach[y], reach[x], fmt=MARKERS.get(name, "o") + "-", color=colour, capsize=2,
+                      markersize=5, linewidth=1.2, elinewidth=0.7, label=name)  # fmt: skip
+        for r, *place in zip(part, here[x], here[y], strict=True):
+            axis.annotate(f"{r[at]:g}", place, xytext=(5, 4), textcoords="offset points", fontsize=7, color=colour)
+
+
 def votes(rows: Sequence[Mapping], axis, label: str) -> None:
     """Shares of queries by outcome with intervals, a block for each pair of sides; crosses: the paper.
 

@@ -43,11 +43,12 @@ class Size:
     evaluation_images: int  # images a prompt and model
     candidates: int  # images a prompt and model to choose among, the evaluation images with them
     references: int  # real renders to which realism is measured in votes on fidelity
-    selection_images: int
+    selection_images: int  # images a selection prompt
+    selection_captions: int  # held-out web captions, of their own, for the distances by which something is chosen
     fidelity_captions: int  # held-out web captions for the Fréchet distance
     reward_seeds: int
     reward_epochs: int
-    finetune_seeds: int  # of the full method, of constant reward, and of `lib.study.wu.RUNS`; one of every other arm
+    finetune_seeds: int  # runs of the full method, of constant reward and of `lib.study.wu.RUNS`; one of every other arm
     updates: int
     batch: tuple[int, int]  # model-generated, pre-training
     pretraining: int  # web pairs of the pre-training loss
@@ -74,7 +75,7 @@ class Size:
 SIZES = {
     "smoke": Size(
         prompts=(8, 6, 6, 12), images=(4, 4, 4, 4), unlabelled=32, unseen_prompts=(6, 4, 4, 4), unseen_images=4,
-        evaluation_stride=8, evaluation_images=2, candidates=8, references=300, selection_images=1,
+        evaluation_stride=8, evaluation_images=2, candidates=8, references=300, selection_images=1, selection_captions=80,
         fidelity_captions=80, reward_seeds=1, reward_epochs=8, finetune_seeds=2, updates=6, batch=(16, 8), pretraining=64,
         judged=200, held_out=2, choice_prompts=(40, 24), choosers=2, users=12, second_prompts=12, preference_seeds=2,
         preference_epochs=2, adaptation_updates=6, adapted_images=2, adapted_captions=80,
@@ -82,33 +83,34 @@ SIZES = {
     "laptop": Size(
         prompts=(54, 29, 40, 160), images=(10, 10, 6, 8), unlabelled=1_200, unseen_prompts=(30, 20, 15, 15),
         unseen_images=8, evaluation_stride=1, evaluation_images=4, candidates=16, references=1_000, selection_images=6,
-        fidelity_captions=400, reward_seeds=3, reward_epochs=10, finetune_seeds=1, updates=140, batch=(40, 20),
-        pretraining=3_000, judged=1_000, held_out=8, choice_prompts=(400, 200), choosers=12, users=400, second_prompts=150,
-        preference_seeds=3, preference_epochs=4, adaptation_updates=120, adapted_images=2, adapted_captions=200,
+        selection_captions=200, fidelity_captions=400, reward_seeds=3, reward_epochs=10, finetune_seeds=1, updates=140,
+        batch=(40, 20), pretraining=3_000, judged=1_000, held_out=8, choice_prompts=(400, 200), choosers=12, users=400,
+        second_prompts=150, preference_seeds=3, preference_epochs=4, adaptation_updates=100, adapted_images=2,
+        adapted_captions=200,
     ),
     "evening": Size(
         prompts=(108, 58, 80, 354), images=(12, 12, 6, 8), unlabelled=3_000, unseen_prompts=(30, 20, 15, 15),
-        unseen_images=12, evaluation_stride=1, evaluation_images=8, candidates=16, references=2_000,
-        selection_images=16, fidelity_captions=1_000, reward_seeds=5, reward_epochs=10, finetune_seeds=2, updates=360,
+        unseen_images=12, evaluation_stride=1, evaluation_images=8, candidates=16, references=2_000, selection_images=16,
+        selection_captions=500, fidelity_captions=1_000, reward_seeds=5, reward_epochs=10, finetune_seeds=2, updates=360,
         batch=(48, 24), pretraining=6_000, judged=2_000, held_out=10, choice_prompts=(900, 400), choosers=12, users=400,
-        second_prompts=300, preference_seeds=5, preference_epochs=4, adaptation_updates=180, adapted_images=3,
+        second_prompts=300, preference_seeds=5, preference_epochs=4, adaptation_updates=140, adapted_images=3,
         adapted_captions=400,
     ),
     "gpu": Size(
         prompts=(108, 58, 80, 2_528), images=(60, 60, 30, 6), unlabelled=16_000, unseen_prompts=(30, 20, 40, 60),
         unseen_images=24, evaluation_stride=1, evaluation_images=8, candidates=16, references=4_000, selection_images=16,
-        fidelity_captions=2_000, reward_seeds=3, reward_epochs=10, finetune_seeds=3, updates=2_000, batch=(256, 256),
-        pretraining=20_000, judged=4_000, held_out=10, choice_prompts=(3_500, 1_200), choosers=6, users=2_659,
-        second_prompts=1_000, preference_seeds=3, preference_epochs=4, adaptation_updates=600, adapted_images=4,
-        adapted_captions=1_000,
+        selection_captions=1_000, fidelity_captions=2_000, reward_seeds=3, reward_epochs=10, finetune_seeds=3,
+        updates=2_000, batch=(256, 256), pretraining=20_000, judged=4_000, held_out=10, choice_prompts=(3_500, 1_200),
+        choosers=6, users=2_659, second_prompts=1_000, preference_seeds=3, preference_epochs=4, adaptation_updates=600,
+        adapted_images=4, adapted_captions=1_000,
     ),
     "full": Size(
         prompts=(108, 58, 80, 2_528), images=(60, 60, 30, 6), unlabelled=16_000, unseen_prompts=(30, 20, 40, 60),
         unseen_images=24, evaluation_stride=1, evaluation_images=16, candidates=16, references=10_000,
-        selection_images=16, fidelity_captions=5_000, reward_seeds=5, reward_epochs=20, finetune_seeds=5, updates=10_000,
-        batch=(256, 256), pretraining=100_000, judged=10_000, held_out=10, choice_prompts=(3_500, 1_200), choosers=6,
-        users=2_659, second_prompts=1_000, preference_seeds=5, preference_epochs=6, adaptation_updates=10_000,
-        adapted_images=8, adapted_captions=5_000,
+        selection_images=16, selection_captions=2_000, fidelity_captions=5_000, reward_seeds=5, reward_epochs=20,
+        finetune_seeds=5, updates=10_000, batch=(256, 256), pretraining=100_000, judged=10_000, held_out=10,
+        choice_prompts=(3_500, 1_200), choosers=6, users=2_659, second_prompts=1_000, preference_seeds=5,
+        preference_epochs=6, adaptation_updates=10_000, adapted_images=8, adapted_captions=5_000,
     ),
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context, parent_process
@@ -47,7 +48,8 @@ def _pool() -> ProcessPoolExecutor:
 
 def _begin() -> None:
     """In a process of the pool: one thread for the work, and one that ends the process when its parent was killed, for which
-    it would else wait forever, with all its memory."""
+    it would else wait forever, with all its memory. An interrupt, which a terminal sends to all, ends it without a word."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(1))
     torch.set_num_threads(1)
     Thread(target=_end_with_parent, daemon=True).start()
 

@@ -10,10 +10,11 @@ import torch
 
 from lib.feedback import panel, votes
 from lib.feedback.labels import matched
+from lib.ground import stats
 from lib.ground.cache import Artifact, digest_of
 from lib.ground.seeds import seed_of
 from lib.ground.sizes import SamplerSpec
-from lib.images import models, sampling
+from lib.images import metrics, models, sampling
 from lib.methods import denoising, ensemble, finetune, reward
 from lib.study.common import Study
 from lib.world import prompts, web
@@ -50,6 +51,30 @@ class LeeStudy(Study):
         """Images of the 40 selection prompts."""
         texts = prompts.selection_prompts()
         return self.sample(*self._grid(texts, [self.size.selection_images] * len(texts)), "selection", unet, spec)
+
+    def choice_images(
+        self, unet: tuple[Artifact, int] | None = None, spec: SamplerSpec = SamplerSpec()
+    ) -> tuple[Artifact, Artifact]:  # fmt: skip
+        """What guidance scales and settings are chosen by: images of the 40 selection prompts, and one for each of the web
+        captions kept for this."""
+        captions = self.web_captions(self.size.selection_captions, 5)
+        captioned = self.sample(captions, list(range(len(captions))), "choice", unet, spec)
+        return self.selection_images(unet, spec), captioned
+
+    @cached_property
+    def choice_features(self) -> np.ndarray:
+        """The features of those captions' own renders: float [caption, 64]."""
+        return metrics.features(models.load_features(), self.web_pairs(self.size.selection_captions, 5)[1])
+
+    def choice_point(self, unet: tuple[Artifact, int] | None = None, spec: SamplerSpec = SamplerSpec()) -> dict:
+        """What `lib.methods.scales` chooses by: `good`, the panel's mean share on the selection prompts, and `frechet`, the
+        distance on the captions kept for this, each with the `_low` and `_high` of its 95 % interval."""
+        asked, captioned = self.choice_images(unet, spec)
+        good = stats.cluster_bootstrap(self.panel_shares(asked), sampling.load_images(asked).prompts)
+        drawn = metrics.features(models.load_features(), sampling.load_images(captioned).pixels)
+        found = {"good": good, "frechet": metrics.distance_with_interval(self.choice_features, drawn)}
+        parts = (("", "value"), ("_low", "low"), ("_high", "high"))
+        return {name + end: getattr(f, part) for name, f in found.items() for end, part in parts}
 
     def candidate_images(self, unet: tuple[Artifact, int] | None = None) -> list[Artifact]:
         """`size.candidates` images of each evaluation prompt: the evaluation images, and more of their stream."""
@@ -154,10 +179,9 @@ class LeeStudy(Study):
 
     def finetune_spec(self, **chosen) -> finetune.FinetuneSpec:
         """Fine-tuning at this size, with what is `chosen`; weights after a quarter and a half of the updates are kept."""
-        updates = self.size.updates
-        return finetune.FinetuneSpec(
-            updates=updates, batch=self.size.batch, average=0.99, keep=(updates // 4, updates // 2), **chosen
-        )
+        updates = chosen.pop("updates", self.size.updates)
+        keep = (updates // 4, updates // 2)
+        return finetune.FinetuneSpec(updates=updates, batch=self.size.batch, average=0.99, keep=keep, **chosen)
 
     def own_images(self, drawn_at: float = SamplerSpec().guidance_scale, unlabelled: bool = True) -> list[Artifact]:
         """The base's images to learn from, labelled and unlabelled: those that people see, or the same prompts, numbers and

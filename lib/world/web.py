@@ -26,11 +26,11 @@ class CaptionNoise:
     """
 
     count_stated: float = 0.65
-    count_right: tuple[float, float, float, float, float, float] = (0.92, 0.78, 0.54, 0.60, 0.12, 0.06)
+    count_right: tuple[float, float, float, float, float, float] = (0.78, 0.66, 0.46, 0.51, 0.10, 0.05)
     colour_stated: float = 0.60
-    colour_right: float = 0.75
+    colour_right: float = 0.55
     background_stated: float = 0.70
-    background_right: float = 0.47
+    background_right: float = 0.35
     rare_style: float = 0.03
 
     def __post_init__(self):
