@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,11 +27,10 @@ from lib.ground.paths import MODELS
 from lib.ground.sizes import EXACT, SIZES, size_named
 from lib.methods.reward import Reward, RewardSpec
 from lib.study.common import Study
-from lib.study.lee import ARMS, FULL_METHOD, OTHER_WEIGHTINGS, LeeStudy
+from lib.study.lee import ARMS, OTHER_WEIGHTINGS, LeeStudy
 from lib.study.wu import ADAPTATIONS, WuStudy
 
-ARM = {"full method": FULL_METHOD} | {arm: arm for arm in (*ARMS, *OTHER_WEIGHTINGS)}
-NAMES = (*ARM, *ADAPTATIONS, "reward", "hps")
+NAMES = (*ARMS, *OTHER_WEIGHTINGS, *ADAPTATIONS, "reward", "hps")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,15 +86,11 @@ def vacant(folder: str) -> Path:
 # ---- what is trained ---------------------------------------------------------------------------------------------
 
 
-# What notebooks 05 and 09 choose, by the result that says so.
-CHOSEN = {"selection": ("learning_rate", "beta", "updates"), "adaptation_selection": ("learning_rate", "updates")}
-
-
-def chosen(size: str, of: str = "selection") -> dict:
-    """What notebook 05, or 09, chose, by the columns of CHOSEN; raises NotMade where it did not run yet."""
+def chosen(size: str, of: str = "selection", what: Sequence[str] = ("learning_rate", "beta", "updates")) -> dict:
+    """What notebook 05 chose, or 09 as `adaptation_selection`; raises NotMade where it did not run yet."""
     try:
         (best,) = [row for row in report.read(of, size) if row["chosen"]]
-        return {name: best[name] for name in CHOSEN[of]}
+        return {name: best[name] for name in what}
     except FileNotFoundError as error:
         raise NotMade(str(error)) from None
     except (ValueError, KeyError, TypeError):
@@ -115,7 +110,8 @@ def tuned(study: LeeStudy, arm: str) -> tuple[Artifact, int]:
 
 def adapted(study: WuStudy, arm: str) -> Artifact:
     """The LoRA of an adaptation's first run, as in notebook 09."""
-    return study.adapted(arm, study.adaptation_spec(arm, **chosen(study.name, "adaptation_selection")))
+    best = chosen(study.name, "adaptation_selection", ("learning_rate", "updates"))
+    return study.adapted(arm, study.adaptation_spec(arm, **best))
 
 
 def makers(name: str) -> list[tuple[str, Callable[[Study], object]]]:
@@ -129,7 +125,7 @@ def makers(name: str) -> list[tuple[str, Callable[[Study], object]]]:
     if name in ("reward", "hps"):
         return [images, rewards] if name == "reward" else [score]
     last = "06_alignment_against_fidelity" if name in OTHER_WEIGHTINGS else "05_fine_tuning"
-    return [images, rewards, selection, (last, lambda study: tuned(study, ARM[name]))]
+    return [images, rewards, selection, (last, lambda study: tuned(study, name))]
 
 
 def find(study: Study, name: str):
@@ -155,8 +151,7 @@ def state(study: Study, name: str) -> str:
 
 def export(study: Study, name: str, folder: str) -> tuple[Path, dict]:
     """Write a trained model, whole or not at all, into a new or empty folder; returns its real path and the model's card."""
-    to = vacant(folder)
-    found = find(study, name)
+    to, found = vacant(folder), find(study, name)
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
         beside = tempfile.TemporaryDirectory(dir=to.parent, prefix=".export-")
@@ -166,7 +161,7 @@ def export(study: Study, name: str, folder: str) -> tuple[Path, dict]:
         new = Path(beside.name) / "model"  # with the usual permissions, which the temporary folder has not
         new.mkdir()
         write = {"reward": write_reward, "hps": write_hps}.get(name, write_lora if name in ADAPTATIONS else write_pipeline)
-        card = {"model": ARM.get(name, name), "size": study.name} | write(study, name, found, new)
+        card = {"model": name, "size": study.name} | write(study, name, found, new)
         save_json(new / "card.json", card | {"files": file_digests(new)})
         os.rename(new, vacant(folder))  # still
     return to, card
@@ -178,7 +173,7 @@ def write_pipeline(study: LeeStudy, name: str, found: tuple[Artifact, int], fold
     copy(MODELS / "mini-sd", folder, lambda path: path.parent.name != "unet" or path.name == "config.json")
     shutil.copyfile(artifact.path / f"unet-{updates}.safetensors", folder / "unet/diffusion_pytorch_model.safetensors")
     return made_of(artifact) | {
-        "what": f"the shipped base with the U-Net of the arm {ARM[name]!r} after {updates} updates",
+        "what": f"the shipped base with the U-Net of the arm {name!r} after {updates} updates",
         "import": "from diffusers import StableDiffusionPipeline",
         "load": ['pipe = StableDiffusionPipeline.from_pretrained("FOLDER")', drawn()],
     }
