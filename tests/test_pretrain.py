@@ -205,7 +205,11 @@ def test_a_loss_that_is_not_finite_ends_a_training_run_in_words(train, monkeypat
 
 def test_no_two_networks_that_look_at_images_learn_from_the_same_renders_or_worn_images(pipe, tmp_path, monkeypatch):
     started, labelled, worn = [], judges.labelled, judges.worn
-    monkeypatch.setattr(judges, "labelled", lambda rng, count: started.append(str(rng.bit_generator.state)) or labelled(rng, 5))
+    def noted(rng, count):
+        started.append(str(rng.bit_generator.state))
+        return labelled(rng, 5)
+
+    monkeypatch.setattr(judges, "labelled", noted)
     monkeypatch.setattr(judges, "worn", lambda pipe, network, part: worn(pipe, network, part, count=5))
     for name, value in (("CACHE", tmp_path), ("WORN_PARTS", 2), ("BATCH", 10)):
         monkeypatch.setattr(judges, name, value)

@@ -11,6 +11,7 @@ from lib.ground.stats import (
     grouped_pairwise_accuracy,
     krippendorff_alpha,
     paired_difference,
+    relative_difference,
     share_interval,
     votes,
 )  # fmt: skip
@@ -285,3 +286,16 @@ def test_a_share_has_wilsons_interval_which_holds_it(right, of, low, high):
     value, *found = share_interval(np.arange(of) < right)
     assert value == right / of and found[0] <= value <= found[1]
     assert found == pytest.approx([low, high], abs=1e-4)
+
+
+def test_a_relative_difference_is_that_of_the_means_and_pairs_what_is_compared():
+    rng = np.random.default_rng(4)
+    b = rng.uniform(1, 9, 400)
+    prompts = np.repeat(np.arange(40), 10)
+    exact = relative_difference(1.2 * b, b, prompts)
+    assert exact.value == pytest.approx(0.2) and exact.high - exact.low < 1e-9  # what varies in both cancels
+    noisy = relative_difference(b + rng.normal(0, 1, 400), b, prompts)
+    assert noisy.low < 0 < noisy.high and noisy.clusters == 40 and noisy.high - noisy.low < 0.1
+    assert relative_difference(b, 2 * b, prompts).value == pytest.approx(-0.5)  # not the other way round
+    with pytest.raises(ValueError, match="needs the same items on both sides"):
+        relative_difference(b, b[:-1], prompts)

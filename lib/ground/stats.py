@@ -208,18 +208,18 @@ def paired_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, **options
     return cluster_bootstrap(a - b, clusters, **options)
 
 
-def relative_change(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, **options) -> Interval | None:
-    """Mean of `a` over mean of `b`, less 1, on the same items, [item] or [seed, item], both resampled together.
-
-    None where the lower bound of `b`'s mean is not above 0: a share of what may be nothing is not defined.
-    """
+def relative_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, draws: int = 500) -> Interval:
+    """Mean of `a` over that of `b`, less 1, on the same items, [item] or [seed, item], with the interval of
+    `cluster_bootstrap`. Raises ValueError where the mean of `b` is not above 0, on more than 5 % of the draws or at all."""
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape:
-        raise ValueError(f"a relative change needs the same items on both sides: {a.shape}, {b.shape}")
-    if not cluster_bootstrap(b, clusters, **options).low > 0:
-        return None
-    both = finite("values", a) + 1j * finite("values", b)  # one number an item, so that both sides are drawn together
-    return cluster_bootstrap(both, clusters, lambda x: x.real.mean() / x.imag.mean() - 1, **options)
+        raise ValueError(f"a relative difference needs the same items on both sides: {a.shape}, {b.shape}")
+
+    def ratio(both: np.ndarray) -> float:
+        return both.real.mean() / both.imag.mean() - 1 if both.imag.mean() > 0 else float("nan")
+
+    both = finite("values", a) + 1j * finite("values", b)  # one number an item, so that its two sides are drawn together
+    return cluster_bootstrap(both, clusters, statistic=ratio, draws=draws)
 
 
 def share_interval(right: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from lib.ground.cache import Artifact, save_arrays, stage
 from lib.ground.checkpoint import in_parts
 from lib.ground.precision import autocast
+from lib.ground.seeds import torch_seed
 from lib.images.sampling import encode, encode_texts
 from lib.methods.training import sent
 from lib.world.prompts import OTHER_PREFIX, PREFIX
@@ -66,6 +67,20 @@ def denoising_loss(pipe: "StableDiffusionPipeline", latents: Tensor, states: Ten
     with autocast():
         out = pipe.unet(noisy, t, encoder_hidden_states=states, return_dict=False)[0]
     return (out.float() - target).square().mean((1, 2, 3))
+
+
+@torch.no_grad()
+def losses(
+    pipe: "StableDiffusionPipeline", latents: Tensor, texts: Sequence[str], levels: Sequence[int], seed: int = 0
+) -> np.ndarray:
+    """The denoising loss of each item under its text at each timestep of `levels`: float [level, item].
+
+    The noise depends on the seed and the item's place alone, so that texts and models can be compared.
+    """
+    g, states = torch.Generator().manual_seed(torch_seed(seed)), encode_texts(pipe, texts)
+    noise = torch.randn(latents.shape, generator=g).to(latents.device)
+    steps = [torch.full((len(texts),), level, device=latents.device) for level in levels]
+    return torch.stack([denoising_loss(pipe, latents, states, t, noise) for t in steps]).cpu().numpy()
 
 
 def latents_of(

@@ -31,6 +31,13 @@ OTHER_WEIGHTINGS = {
     f"{how} r": dict(unlabelled=True, beta=True, weighting=how, use_model=True)
     for how in ("random", "thresholded", "exponential")
 }
+# Where labels are scarce: one image in eight is labelled; the rest is left out, or weighted by the reward.
+SCARCE = {
+    "1 in 8 labelled only": dict(unlabelled=False, beta=False, weighting="raw", use_model=True, labels=1 / 8),
+    "1 in 8 labelled + the rest": dict(unlabelled=True, beta=False, weighting="raw", use_model=True, labels=1 / 8),
+}
+# In place of the reward, judge-a's own verdicts, on the images of counting prompts alone.
+TRUTH = {"truth on counting": dict(unlabelled=True, beta=True, weighting="raw", use_model=True, truth="count")}
 FULL_METHOD, CONSTANT = "full method", "constant reward"
 
 
@@ -151,10 +158,13 @@ class LeeStudy(Study):
         rewards = self._taught(specs, self.feedback)
         return {name: rewards[i * count : (i + 1) * count] for i, name in enumerate(variants)}
 
-    def run_reward(self, run: int) -> list:
-        """The reward of a training run, with labellers and a seed of its own, as `rewards` gives them."""
-        feedback = self._feedback(self.labels_of(run)) if run else self.feedback
-        return self._taught([reward.RewardSpec(seed=run)], feedback)
+    def run_feedback(self, run: int) -> tuple[np.ndarray, list[str], np.ndarray]:
+        """`feedback` of a training run, whose labellers are its own."""
+        return self._feedback(self.labels_of(run)) if run else self.feedback
+
+    def run_reward(self, run: int, labels: float = 1.0) -> list:
+        """The reward of a training run, from a share of its labels, with a seed of its own; as `rewards` gives them."""
+        return self._taught([reward.RewardSpec(seed=run, labels=labels)], self.run_feedback(run))
 
     def _taught(self, specs: list[reward.RewardSpec], feedback: tuple[np.ndarray, list[str], np.ndarray]) -> list:
         labels, texts, raters = feedback
@@ -172,10 +182,11 @@ class LeeStudy(Study):
 
     # ---- fine-tuning ----------------------------------------------------------------------------------------------
 
-    def drawn_pairs(self, pipe, sets: list[Artifact], weight: np.ndarray) -> denoising.Pairs:
-        """The model's own images with their prompts, each weighted [image]."""
+    def drawn_pairs(self, pipe, sets: list[Artifact], rows: np.ndarray, weight: np.ndarray) -> denoising.Pairs:
+        """The model's own images `rows`, int [image], of all sets with their prompts, each weighted [image]."""
         texts = [p for s in sets for p in sampling.load_images(s).prompts]
-        return denoising.encoded(pipe, torch.cat([self.latents(s) for s in sets]), texts, weight)
+        latents = torch.cat([self.latents(s) for s in sets])[torch.from_numpy(rows)]
+        return denoising.encoded(pipe, latents, [texts[i] for i in rows], weight)
 
     def finetune_spec(self, **chosen) -> finetune.FinetuneSpec:
         """Fine-tuning at this size, with what is `chosen`; weights after a quarter and a half of the updates are kept."""
@@ -197,20 +208,33 @@ class LeeStudy(Study):
 
         `spec.seed` is the run: it has labellers, a reward and batches of its own.
         """
-        if arm not in (arms := ARMS | OTHER_WEIGHTINGS):
+        if arm not in (arms := ARMS | OTHER_WEIGHTINGS | SCARCE | TRUTH):
             raise ValueError(f"unknown arm {arm!r}: one of {', '.join(arms)}")
         how = arms[arm]
         spec = replace(spec, beta=spec.beta if how["beta"] else 0.0, use_model=how["use_model"])
-        sets, own = self.own_images(spec.drawn_at, how["unlabelled"]), self.run_reward(spec.seed)
-        r, weighting = np.concatenate([self.scores(s, own)[0] for s in sets]), how["weighting"]
+        sets, weighting = self.own_images(spec.drawn_at, how["unlabelled"]), how["weighting"]
+        r, rows = self._rewarded(sets, spec.seed, how.get("labels", 1.0), how.get("truth"))
         threshold = finetune.threshold_of(r) if weighting == "thresholded" else 0.5
         weight = finetune.reweighted(r, weighting, threshold=threshold)
         inputs = {f"images {i}": s for i, s in enumerate(sets)} | {
             "base": self.base_digest, "web pairs": web.digest(self.size.pretraining, 1),
-            "weights": digest_of(weight.round(5).tolist()),
+            "weights": digest_of([rows.tolist(), weight.round(5).tolist()]),
         }  # fmt: skip
-        drawn = partial(self.drawn_pairs, sets=sets, weight=weight)
+        drawn = partial(self.drawn_pairs, sets=sets, rows=rows, weight=weight)
         return finetune.tuned(self.generator(), drawn, self.real_pairs, spec, inputs)
+
+    def _rewarded(self, sets, run: int, labels: float, truth: str | None) -> tuple[np.ndarray, np.ndarray]:
+        """The reward of the images to learn from, float [image], and which they are among those of all sets, int [image]."""
+        if truth:
+            texts = np.concatenate([sampling.load_images(s).prompts for s in sets])
+            rows = np.flatnonzero([prompts.parse(p).category == truth for p in texts])
+            return np.concatenate([self.verdicts(s, "a") for s in sets]).astype(float)[rows], rows
+        own = self.run_reward(run, labels)
+        r = np.concatenate([self.scores(s, own)[0] for s in sets])
+        rows = np.arange(len(r))
+        if labels < 1 and len(sets) == 1:
+            rows = np.flatnonzero(np.isfinite(reward.taught(*self.run_feedback(run), own[0][1])))
+        return r[rows], rows
 
     # ---- votes ----------------------------------------------------------------------------------------------------
 

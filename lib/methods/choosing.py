@@ -1,0 +1,50 @@
+"""Choices by rules that were written before they were measured: the guidance scale of a model, and the settings of a grid.
+
+What is chosen is good by the simulated panel, on prompts that no evaluation uses, within a budget of Fréchet distance on
+captions that serve for nothing else.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from lib.ground.checks import finite
+
+SWEPT = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # guidance scales of the base, in notebook 01
+COMPARED = (1.5, 2.0, 3.0, 4.0, 6.0)  # scales at which models are compared, in notebook 06
+BUDGET = 1.5  # the largest distance at which a model may be used, over the base's smallest
+
+
+def best_within(points: Sequence[Mapping], limit: float) -> Mapping:
+    """The point of the highest `good` share, in [0, 1], among those whose `frechet` distance is at most `limit`.
+
+    Where none is, the point of the smallest distance, and a line says so; among equals, the first. Raises ValueError on no
+    points.
+    """
+    if not len(points):
+        raise ValueError("no points: give at least one to choose from")
+    finite("good shares", [p["good"] for p in points])
+    distances = finite("distances", [p["frechet"] for p in points])
+    if within := [p for p in points if p["frechet"] <= limit]:
+        return max(within, key=lambda p: p["good"])
+    print(f"no distance is at most {limit:.1f}: the smallest, {min(distances):.1f}, is taken")
+    return min(points, key=lambda p: p["frechet"])
+
+
+def settled(rows: Sequence[Mapping], budget: float) -> Mapping:
+    """The row of a grid that is used. The first, its centre, stays unless another is ahead of it beyond its interval.
+
+    A row has `gain`; `ahead_low`, the lower bound of its gain less the centre's; and `farther` with `farther_low`, its
+    distance over the base's, less 1. A row is over the budget where its distance is surely more than `budget` times the
+    base's. Where the centre is, the best of the others takes its place; where all are, the row of the smallest distance, and
+    a line says so. Raises ValueError on no rows.
+    """
+    if not len(rows):
+        raise ValueError("no rows: give at least one to choose from")
+    finite("gains", [r["gain"] for r in rows])
+    within = [r for r in rows if finite("distances", r["farther_low"]) <= budget - 1]
+    if not within:
+        print(f"all settings cost more than {budget - 1:.0%} of distance: the one that costs least is taken")
+        return min(rows, key=lambda r: r["farther"])
+    ahead = [r for r in within if r is not rows[0] and r["ahead_low"] > 0]
+    if within[0] is rows[0] and not ahead:
+        return rows[0]
+    return max(ahead or within, key=lambda r: r["gain"])

@@ -1,0 +1,51 @@
+"""Choices follow their rules, whatever the order of the rows, and say when they cannot."""
+
+import pytest
+
+from lib.methods.choosing import BUDGET, COMPARED, SWEPT, best_within, settled
+
+POINTS = [dict(good=g, frechet=d) for g, d in ((0.5, 10.0), (0.7, 14.9), (0.8, 15.1), (0.6, 12.0))]
+
+
+def test_the_best_scale_is_the_highest_good_share_within_the_limit_and_not_the_highest_of_all():
+    assert best_within(POINTS, 15.0) is POINTS[1] and best_within(POINTS[::-1], 15.0) is POINTS[1]
+    assert best_within(POINTS, 20.0) is POINTS[2] and best_within(POINTS, 11.0) is POINTS[0]
+
+
+def test_where_every_distance_is_too_large_the_smallest_is_taken_and_said(capsys):
+    assert best_within(POINTS, 9.0) is POINTS[0]
+    assert capsys.readouterr().out == "no distance is at most 9.0: the smallest, 10.0, is taken\n"
+
+
+def test_nothing_to_choose_from_or_no_number_is_refused():
+    for choose in (best_within, settled):
+        with pytest.raises(ValueError, match="^no (points|rows): give at least one to choose from$"):
+            choose([], 1.0)
+    with pytest.raises(ValueError, match="^1 of 2 values of distances are NaN"):
+        best_within([POINTS[0], dict(good=0.5, frechet=float("nan"))], 10.0)
+
+
+def row(gain, ahead_low=-0.1, farther=0.1, farther_low=0.0):
+    return dict(gain=gain, ahead_low=ahead_low, farther=farther, farther_low=farther_low)
+
+
+def test_the_centre_stays_unless_another_is_ahead_beyond_its_interval():
+    centre, higher, surely = row(0.10, 0.0), row(0.15), row(0.13, 0.01)
+    assert settled([centre, higher], 1.2) is centre
+    assert settled([centre, higher, surely], 1.2) is surely
+    assert settled([centre, surely, more := row(0.14, 0.02)], 1.2) is more
+
+
+def test_what_surely_costs_more_than_the_budget_is_never_chosen_while_anything_else_is_there(capsys):
+    centre, dear = row(0.10), row(0.20, 0.05, 0.9, 0.21)
+    assert settled([centre, dear], 1.2) is centre and settled([centre, dear], 1.3) is dear
+    over = row(0.3, 0.0, 0.6, 0.3)
+    assert settled([over, row(0.1), best := row(0.2)], 1.2) is best  # the centre itself is over it
+    assert capsys.readouterr().out == ""
+    assert settled([over, dear], 1.2) is over
+    assert capsys.readouterr().out == "all settings cost more than 20% of distance: the one that costs least is taken\n"
+
+
+def test_the_scales_are_those_that_were_promised():
+    assert len(SWEPT) >= 6 and min(SWEPT) == 1 and max(SWEPT) == 8 and BUDGET == 1.5
+    assert len(COMPARED) >= 5 and set(COMPARED) < set(SWEPT)
