@@ -30,6 +30,7 @@ from lib.study.common import Study
 from lib.study.lee import ARMS, OTHER_WEIGHTINGS, LeeStudy
 from lib.study.wu import ADAPTATIONS, WuStudy
 
+SETTINGS = ("learning_rate", "schedule", "beta", "updates", "drawn_at")  # of fine-tuning
 NAMES = (*ARMS, *OTHER_WEIGHTINGS, *ADAPTATIONS, "reward", "hps")
 
 
@@ -86,7 +87,7 @@ def vacant(folder: str) -> Path:
 # ---- what is trained ---------------------------------------------------------------------------------------------
 
 
-def chosen(size: str, of: str = "selection", what: Sequence[str] = ("learning_rate", "beta", "updates")) -> dict:
+def chosen(size: str, of: str = "selection", what: Sequence[str] = SETTINGS) -> dict:
     """What notebook 05 chose, or 09 as `adaptation_selection`; raises NotMade where it did not run yet."""
     try:
         (best,) = [row for row in report.read(of, size) if row["chosen"]]
@@ -104,14 +105,14 @@ def study_of(name: str, size: str) -> Study:
 
 def tuned(study: LeeStudy, arm: str) -> tuple[Artifact, int]:
     """A fine-tuned U-Net and after how many updates it is taken, as in notebooks 05 to 09."""
-    best = chosen(study.name)
-    return study.finetuned(arm, study.finetune_spec(learning_rate=best["learning_rate"], beta=best["beta"])), best["updates"]
+    spec = study.finetune_spec(**chosen(study.name))
+    return study.finetuned(arm, spec), spec.updates
 
 
 def adapted(study: WuStudy, arm: str) -> Artifact:
     """The LoRA of an adaptation's first run, as in notebook 09."""
-    best = chosen(study.name, "adaptation_selection", ("learning_rate", "updates"))
-    return study.adapted(arm, study.adaptation_spec(arm, **best))
+    spec = study.adaptation_spec(arm, **chosen(study.name, "adaptation_selection", ("learning_rate", "updates")))
+    return study.adapted(arm, spec)
 
 
 def makers(name: str) -> list[tuple[str, Callable[[Study], object]]]:
@@ -158,8 +159,7 @@ def export(study: Study, name: str, folder: str) -> tuple[Path, dict]:
     except OSError as error:
         raise ValueError(f"cannot write in {to.parent} ({error.strerror}): name a folder elsewhere") from None
     with beside:
-        new = Path(beside.name) / "model"  # with the usual permissions, which the temporary folder has not
-        new.mkdir()
+        (new := Path(beside.name) / "model").mkdir()  # with the usual permissions, which the temporary folder has not
         write = {"reward": write_reward, "hps": write_hps}.get(name, write_lora if name in ADAPTATIONS else write_pipeline)
         card = {"model": name, "size": study.name} | write(study, name, found, new)
         save_json(new / "card.json", card | {"files": file_digests(new)})

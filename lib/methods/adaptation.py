@@ -4,7 +4,7 @@ Wu et al. 2023, section 5. The worst images keep their prompt behind a prefix, w
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from lib.feedback.taste import TasteSpec, weights
-from lib.ground import checkpoint
+from lib.ground import checkpoint, stats
 from lib.ground.cache import Artifact, stage
 from lib.ground.checks import finite
 from lib.ground.domains import check
@@ -170,20 +170,24 @@ def adapted(
     return stage("lora", asdict(spec), inputs, make, ("lib.images.models", load, streams))
 
 
-# ---- rate and updates ----------------------------------------------------------------------------------------------
+# ---- Table 4 -------------------------------------------------------------------------------------------------------
 
 
-def cross(centre: AdaptationSpec, rates: Sequence[float], updates: Sequence[float]) -> list[AdaptationSpec]:
-    """The centre, then it with one thing changed: its rate times each of `rates`, its updates times each of `updates`."""
-    tried = [centre, *(replace(centre, learning_rate=centre.learning_rate * x) for x in rates)]
-    tried += [replace(centre, updates=max(1, round(centre.updates * x))) for x in updates]
-    return list(dict.fromkeys(tried))  # a factor of 1 is the centre again
+def differences(values: Mapping[str, Mapping[str, np.ndarray]], a: str, b: str, prompts: Sequence[str]) -> list[dict]:
+    """A row a measure: model `a` less model `b` on the same images, and that as a share of b's (`relative`; None where b's
+    mean is not surely above 0), with 95 % intervals over prompts and runs.
 
-
-def on_edge(best: AdaptationSpec, tried: Sequence[AdaptationSpec]) -> list[str]:
-    """In which of rate and updates the best lies on the edge of what was tried, so that a better one may lie beyond."""
-    values = {name: [getattr(spec, name) for spec in tried] for name in ("learning_rate", "updates")}
-    return [name.replace("_", " ") for name, v in values.items() if getattr(best, name) in (min(v), max(v))]
+    `values` float [run, image], by model and measure; a model of one run meets each run of the other.
+    """
+    rows = []
+    for measure in values[a]:
+        x, y = np.broadcast_arrays(values[a][measure], values[b][measure])
+        f, sure = stats.paired_difference(x, y, prompts), stats.cluster_bootstrap(y, prompts).low > 0
+        share = stats.relative_difference(x, y, prompts) if sure else None
+        ends = {"relative": "value", "relative_low": "low", "relative_high": "high"}
+        row = dict(a=a, b=b, measure=measure, value=f.value, low=f.low, high=f.high, prompts=f.clusters, seeds=f.seeds)
+        rows.append(row | {name: getattr(share, part, None) for name, part in ends.items()})
+    return rows
 
 
 # ---- the user study ------------------------------------------------------------------------------------------------

@@ -162,14 +162,33 @@ class WuStudy(ChoiceStudy):
             found.append(adaptation.votes(*(self.traits(s)[rows] for s in made), names, users, self.taste))
         return np.stack(found), [first.prompts[i] for i in rows]
 
-    def user_study(
-        self, images: Mapping[str, Sequence[Artifact]], a: str, b: str, who: str = adaptation.VOTER
-    ) -> dict[str, stats.Interval]:
-        """The shares of pairs that model `a` wins and loses by more than half of the users, won less lost (`net`), and as an
-        audit judge-b's good share of its images less that of `b`'s; 95 % intervals over prompts and runs."""
-        found, whose = self.study_votes(images, a, b, who)
+    def user_study(self, images: Mapping[str, Sequence[Artifact]], a: str, b: str) -> dict[str, float | str]:
+        """A row of the user study: the shares of pairs that model `a` wins and loses against `b` by more than half of the
+        users (`win`, `lose`), won less lost (`net`), and as an audit judge-b's good share of a's images less b's: `judge_b`;
+        each with `_low` and `_high`, its 95 % interval over prompts and runs (`seeds`)."""
+        found, whose = self.study_votes(images, a, b)
         outcome = adaptation.majorities(found)
         parts = {"win": outcome == 1, "lose": outcome == -1, "net": outcome}
         good = [np.stack([self.verdicts(s, "b") for s in images[model]]).astype(float) for model in (a, b)]
         audit = stats.paired_difference(*np.broadcast_arrays(*good), sampling.load_images(images[a][0]).prompts)
-        return {k: stats.cluster_bootstrap(x.astype(float), whose) for k, x in parts.items()} | {"judge_b": audit}
+        bounds = {k: stats.cluster_bootstrap(x.astype(float), whose) for k, x in parts.items()} | {"judge_b": audit}
+        over, ends = bounds["net"], {"": "value", "_low": "low", "_high": "high"}
+        row = {k + end: getattr(f, part) for k, f in bounds.items() for end, part in ends.items()}
+        return dict(a=a, b=b, pairs=over.n, prompts=over.clusters, seeds=over.seeds) | row
+
+    def compared_settings(self, grid: Sequence[AdaptationSpec]) -> list[dict]:
+        """A row a setting of the adapted model, of which the first is the centre: `gain`, the pairs won less lost against the
+        base with the same negative prompt, on the 40 selection prompts and by users who vote on nothing else; and `ahead`,
+        that less the centre's. Intervals are 95 %, over prompts."""
+        rows, centre = [], None
+        for spec in grid:
+            loras = {"adapted": self.adapted("adapted", spec), "base": None}
+            drawn = {model: [self.adapted_images("selection", lora, spec.prefix)] for model, lora in loras.items()}
+            found, whose = self.study_votes(drawn, "adapted", "base", adaptation.SELECTOR)
+            net = adaptation.majorities(found)
+            centre = net if centre is None else centre
+            gain, ahead = stats.cluster_bootstrap(net, whose), stats.paired_difference(net, centre, whose)
+            row = dict(learning_rate=spec.learning_rate, updates=spec.updates, gain=gain.value, low=gain.low, high=gain.high)
+            row |= dict(ahead=ahead.value, ahead_low=ahead.low, ahead_high=ahead.high)
+            rows.append(row | dict(pairs=gain.n, prompts=gain.clusters, seeds=1))
+        return rows
