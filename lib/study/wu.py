@@ -177,7 +177,7 @@ class WuStudy(ChoiceStudy):
         return dict(a=a, b=b, pairs=over.n, prompts=over.clusters, seeds=over.seeds) | row
 
     def compared_settings(self, grid: Sequence[AdaptationSpec]) -> list[dict]:
-        """A row a setting of the adapted model, of which the first is the centre: `gain`, the pairs won less lost against the
+        """A row a setting of the adapted model, of which the first is the centre: `gain`, pairs won less lost against the
         base with the same negative prompt, on the 40 selection prompts and by users who vote on nothing else; and `ahead`,
         that less the centre's. Intervals are 95 %, over prompts."""
         rows, centre = [], None
