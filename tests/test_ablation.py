@@ -1,12 +1,13 @@
 """Variants are compared on the same pairs, calibration is the mean gap, and both know their chance level."""
 
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from lib.images import sampling
+from lib.images import models, sampling
 from lib.methods import ablation, reward
 from lib.methods.ablation import (
     HeldOut,
@@ -14,11 +15,15 @@ from lib.methods.ablation import (
     calibration_error,
     calibration_floor,
     changed,
+    clip_rows,
     compared,
     distinct,
     joined,
+    stronger_clip,
     verdict,
+    with_labels,
 )  # fmt: skip
+from lib.world.prompts import CATEGORIES, grid, parse
 
 PROMPTS = np.repeat([f"prompt {i}" for i in range(40)], 8)
 LABELS = np.tile([1.0, 0, 1, 0, 0, 0, 1, 0], 40)
@@ -91,6 +96,42 @@ def test_names_are_joined_in_order_and_none_is_used_twice():
             distinct(*groups)
 
 
+TEXTS = [p for p in grid(counts=(20, 10, 10, 20)) for _ in range(10)]
+GIVEN = np.where(np.arange(600) % 10 == 3, np.nan, np.random.default_rng(4).integers(2, size=600))  # nine a prompt
+
+
+def left(count: int, seed: int = 0) -> Counter:
+    """How many labels each prompt keeps, where there are any."""
+    spec = with_labels(replace(LESS, seed=seed), count, GIVEN, TEXTS)
+    labels = reward.taught(GIVEN, TEXTS, np.zeros(600, int), spec)
+    return Counter(t for t, y in zip(TEXTS, labels, strict=True) if not np.isnan(y))
+
+
+@pytest.mark.parametrize("count", [20, 40, 59])
+def test_few_labels_are_of_as_many_prompts_in_all_categories(count):
+    for seed in range(3):
+        found = left(count, seed)
+        assert set(found.values()) == {1} and abs(len(found) - count) <= 3
+        shares = [sum(parse(p).category == c for p in found) / len(found) for c in CATEGORIES]
+        np.testing.assert_allclose(shares, (1 / 3, 1 / 6, 1 / 6, 1 / 3), atol=0.07)
+
+
+@pytest.mark.parametrize("count", [60, 150, 300, 539])
+def test_more_labels_are_of_every_prompt_and_evenly_so(count):
+    found = left(count)
+    assert len(found) == 60 and max(found.values()) - min(found.values()) <= 1
+    assert abs(sum(found.values()) - count) <= 0.1 * count
+
+
+def test_with_all_labels_the_spec_stays_as_it_is_and_with_fewer_only_shares_change():
+    assert with_labels(LESS, 540, GIVEN, TEXTS) == LESS
+    for count in (20, 300):
+        assert set(changed(with_labels(LESS, count, GIVEN, TEXTS), LESS)) <= {"labels", "prompts"}
+    for count in (0, 541):
+        with pytest.raises(ValueError, match=rf"^need a number of labels in \[1, 540\], got {count}$"):
+            with_labels(LESS, count, GIVEN, TEXTS)
+
+
 # ---- accuracy -----------------------------------------------------------------------------------------------------
 
 
@@ -116,6 +157,30 @@ def test_the_value_is_the_share_of_all_pairs_ordered_right():
 def test_a_gain_is_surer_than_the_gap_of_two_values():
     t = compared({"reward": noisy(1.0), "a little better": noisy(1.3)}, TESTED).iloc[1]
     assert t.gain_high - t.gain_low < 0.5 * (t.high - t.low) and verdict(t.gain_low, t.gain_high) == "better"
+
+
+def test_a_verdict_may_be_in_other_words():
+    words = ("helps", "hurts", "not resolved")
+    found = [verdict(low, high, words) for low, high in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1), (0.0, 0.1))]
+    assert found == ["helps", "hurts", "not resolved", "not resolved"]
+
+
+def test_the_stronger_clip_score_is_the_one_that_orders_more_of_these_pairs_right():
+    weak, strong = noisy(0.5, 1), noisy(2.0, 1)
+    for first, second, stronger in ((weak, strong, 1), (strong, weak, 0), (weak, weak, 0)):
+        scores = {"reward": noisy(5.0), ablation.CLIP[0]: first, ablation.CLIP[1]: second}
+        assert stronger_clip(scores, TESTED) == ablation.CLIP[stronger]
+    few = HeldOut(PROMPTS[:16], LABELS[:16], TESTED.image, TESTED.text)  # on other pairs another may be
+    scores = dict(zip(ablation.CLIP, (np.r_[LABELS[:16], 1 - LABELS[16:]][None], np.full((1, 320), 0.5)), strict=True))
+    assert stronger_clip(scores, TESTED) == ablation.CLIP[1]
+    assert stronger_clip({k: s[:, :16] for k, s in scores.items()}, few) == ablation.CLIP[0]
+
+
+def test_the_two_clip_scores_differ_in_the_turn_of_the_texts(monkeypatch):
+    monkeypatch.setattr(models, "matched_longer", lambda: np.array([[0.0, 1], [0, 0]]))  # the first axis to the second
+    image, text = np.array([[1.0, 0], [0, 3]]), np.array([[2.0, 0], [1, 0]])
+    rows = clip_rows(HeldOut(np.array(["a", "b"]), np.array([1.0, 0]), image, text))
+    assert {name: s.tolist() for name, s in rows.items()} == {"CLIP score": [[1, 0]], "CLIP score, matched longer": [[0, 1]]}
 
 
 # ---- calibration --------------------------------------------------------------------------------------------------

@@ -199,9 +199,9 @@ def test_a_default_out_of_its_domain_is_no_example():
 
 
 def test_a_notebook_checks_the_values_that_its_reader_edited():
-    check("04_reward_ablations", dict(size="smoke", flipped=0.4, shares=[0.5]))
-    with pytest.raises(ValueError, match="^shares = .0.5, 0.5. is not a list"):
-        check("04_reward_ablations", dict(shares=[0.5, 0.5]))
+    check("04_reward_ablations", dict(size="smoke", flipped=0.4, label_counts=[50]))
+    with pytest.raises(ValueError, match="^label_counts = .50, 50. is not a list"):
+        check("04_reward_ablations", dict(label_counts=[50, 50]))
     with pytest.raises(ValueError, match="^draws = 1 is not a whole number in"):
         check("06_alignment_against_fidelity", dict(draws=1))
 

@@ -78,7 +78,10 @@ def plainly_trained(one: Lesson) -> torch.nn.Module:
     return network.float().to(DEVICE)
 
 
-@pytest.mark.parametrize("changed", [dict(), dict(product=True, auxiliary_on="all"), dict(normalise=False, seed=2)], ids=str)
+@pytest.mark.parametrize(
+    "changed",
+    [dict(), dict(auxiliary_weight=3.0), dict(product=True, auxiliary_on="all"), dict(normalise=False, seed=2)], ids=str,
+)  # fmt: skip
 def test_a_reward_is_that_of_a_plain_loop_over_items(changed):
     spec = replace(SPEC, width=16, epochs=2, batch=64, temperature=0.5, weight_decay=0.1, learning_rate=1e-2, **changed)
     one = lesson(spec, 150)

@@ -28,7 +28,7 @@ from lib.study.common import Study
 from lib.study.lee import ARMS, FULL_METHOD, OTHER_WEIGHTINGS, LeeStudy
 from lib.study.wu import ADAPTATIONS, WuStudy
 
-ARM_NAMES = [*ARMS, *OTHER_WEIGHTINGS, "full method"]
+ARM_NAMES = [*ARMS, *OTHER_WEIGHTINGS]
 TEXTS = ["Two blue dogs in the forest", "Six cats"]
 
 
@@ -59,7 +59,7 @@ def refused(result, *words) -> bool:
 
 def select(updates: int = 6) -> None:
     """What notebook 05 stores of its choice, among others."""
-    row = dict(learning_rate=3e-4, beta=0.25, updates=updates, chosen=True)
+    row = dict(learning_rate=3e-4, schedule="falling", beta=0.25, updates=updates, drawn_at=1.0, chosen=True)
     other = row | dict(learning_rate=6e-4, updates=1, chosen=False)
     report.write("selection", [other, row, other], "smoke", "05_fine_tuning")
 
@@ -150,9 +150,9 @@ def test_an_arm_loads_in_the_stock_pipeline_and_draws_the_studys_images(trained,
     folder = tmp_path / "mit Leerzeichen" / "Bär 'é' 模型"
     code, out, err = command(arm, folder)
     assert (code, err) == (0, "") and str(folder) in out
-    study, real = LeeStudy("smoke"), FULL_METHOD if arm == "full method" else arm
-    spec = study.finetune_spec(learning_rate=3e-4, beta=0.25)
-    unet = study.finetuned(real, spec).path / f"unet-{updates}.safetensors"
+    study = LeeStudy("smoke")
+    spec = study.finetune_spec(**export.chosen("smoke"))
+    unet = study.finetuned(arm, spec).path / f"unet-{updates}.safetensors"
     own = sampling.sample(models.load_generator("mini", unet), TEXTS, [5, 6], EXACT)
     stock = StableDiffusionPipeline.from_pretrained(folder)
     assert {p.dtype for p in stock.unet.parameters()} == {torch.float32}
@@ -162,7 +162,7 @@ def test_an_arm_loads_in_the_stock_pipeline_and_draws_the_studys_images(trained,
         a, b = (255 * p(text, generator=torch.Generator().manual_seed(seed), **settings).images[0] for p in (stock, base))
         assert np.abs(a - image).max() <= 1 < 3 < np.abs(b - image).max()
     card = json.loads((folder / "card.json").read_text("utf-8"))
-    assert (card["model"], card["size"], card["inputs"]["base"]) == (real, "smoke", study.base_digest)
+    assert (card["model"], card["size"], card["inputs"]["base"]) == (arm, "smoke", study.base_digest)
     assert card["spec"]["learning_rate"] == 3e-4 and f"after {updates} updates" in card["what"]
     assert not (folder / "unet" / "card.json").exists()  # it tells how the base's was trained
 
@@ -239,7 +239,7 @@ def test_without_a_model_each_is_listed_with_whether_it_is_trained(trained, comm
     assert set(states(command).values()) == {"not trained yet"}
     trained("full method", "no prefix", "reward")
     found = {name for name, state in states(command).items() if state == "trained"}
-    assert found == {"full method", FULL_METHOD, "no prefix", "reward"}
+    assert found == {FULL_METHOD, "no prefix", "reward"}
 
 
 def test_what_is_not_trained_is_refused_with_the_notebooks_to_run_in_their_order(trained, command, tmp_path):

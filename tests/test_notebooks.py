@@ -72,7 +72,7 @@ def accepted(cell, name, value):
      ("03_reward_learning", dict(temperature=0.01), dict(temperature=0)),
      ("04_reward_ablations", dict(flipped=0.4), dict(flipped=0)),  # the baseline
      ("04_reward_ablations", dict(flipped=0.5), dict(flipped=0.6)),
-     ("04_reward_ablations", dict(shares=[0.01, 0.99]), dict(shares=[0.5, 1.0])),  # 1.0 stands there anyway
+     ("04_reward_ablations", dict(label_counts=[20, 900]), dict(label_counts=[300, 2])),
      ("05_fine_tuning", dict(learning_rates=[3e-4, 2e-3]), dict(learning_rates=[0.1])),
      ("05_fine_tuning", dict(betas=[1, 4]), dict(betas=[0])),  # an arm without either loss
      ("06_alignment_against_fidelity", dict(draws=60), dict(draws=1)),

@@ -119,6 +119,22 @@ def test_with_algorithm_1_as_printed_bad_items_tell_their_prompt_apart_too(data)
         replace(spec, auxiliary_on="none")
 
 
+def test_the_loss_is_the_squared_error_and_lambda_times_prompt_classification(data, monkeypatch):
+    """Of the first update, by the first weights: all items, of which the good ones have the second loss."""
+    seen = []
+    monkeypatch.setattr(ensemble, "_refuse_infinite", lambda losses, lessons: seen.extend(losses[0].tolist()))
+    weights = (0.0, 0.5, 2.0)
+    for weight in weights:
+        train(data, replace(SPEC, epochs=1, batch=1200, auxiliary_weight=weight))
+    torch.manual_seed(SPEC.seed)
+    network, labels = reward.Reward(16, SPEC.width), data["labels"]
+    texts = [data["text"], *(MEANINGS[data["others"][:, k]] for k in range(SPEC.perturbed))]
+    r = torch.from_numpy(np.stack([reward.score(network, data["image"], t, SPEC) for t in texts], 1))
+    error = ((r[:, 0].numpy() - labels) ** 2).mean()
+    classified = prompt_classification_loss(r[labels == 1]).mean().item()
+    assert seen == pytest.approx([error + weight * classified for weight in weights], rel=1e-5)
+
+
 def test_the_network_is_two_hidden_layers_on_both_embeddings_end_to_end():
     torch.manual_seed(0)
     network, image, text = reward.Reward(16, 32), torch.randn(7, 16), torch.randn(7, 5, 16)

@@ -79,7 +79,7 @@ def test_other_wrong_requests_are_refused_before_anything_runs(run, tmp_path):
     "name, given, words",
     [("04_reward_ablations", "flipped=0,4", ("flipped = (0, 4)", "a number in (0, 0.5], such as 0.2")),
      ("04_reward_ablations", "flipped='0.2'", ("flipped = '0.2'", "a number")),
-     ("04_reward_ablations", "shares=[0.5,0.5]", ("[0.5, 0.5]", "no value twice")),
+     ("04_reward_ablations", "label_counts=[50,50]", ("[50, 50]", "no value twice")),
      ("06_alignment_against_fidelity", "draws=2.5", ("draws = 2.5", "a whole number in [2, 1000], such as 20")),
      ("05_fine_tuning", "betas=[]", ("betas = []", "a list of one or more numbers")),
      ("03_reward_learning", "temperature=True", ("temperature = True", "a number")),

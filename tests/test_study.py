@@ -18,10 +18,10 @@ from lib.ground.paths import ROOT
 from lib.ground.seeds import name_of
 from lib.ground.sizes import SIZES, SamplerSpec
 from lib.images import models, sampling
-from lib.methods import ensemble, finetune, reward
+from lib.methods import choosing, ensemble, finetune, reward
 from lib.methods.finetune import FinetuneSpec
 from lib.study import common
-from lib.study.lee import ARMS, FULL_METHOD, OTHER_WEIGHTINGS, LeeStudy
+from lib.study.lee import ARMS, FULL_METHOD, OTHER_WEIGHTINGS, SCARCE, TRUTH, LeeStudy
 from lib.study.wu import WuStudy
 from lib.world import prompts
 from lib.world.scenes import OBJECTS, SEEN, UNSEEN
@@ -262,6 +262,20 @@ def test_labels_that_match_no_image_are_refused_before_anything_learns_from_them
             learn()
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_prompts_are_held_out_whole_about_one_in_as_many_as_the_size_says(asked, monkeypatch, size):
+    made = LeeStudy(size)
+    made.labelled_images  # noqa: B018
+    texts, numbers = asked[0].prompts, asked[0].numbers
+    shown = sampling.ImageSet(np.zeros(0, np.uint8), "labelled", texts, numbers, [""] * len(texts))
+    monkeypatch.setattr(sampling, "load_images", lambda images: shown)
+    held = {p for p, out in zip(texts, made.validation, strict=True) if out}
+    learnt = {p for p, out in zip(texts, made.validation, strict=True) if not out}
+    assert max(map(texts.count, list(held)[:5])) > 1 and not held & learnt
+    assert len(held) == pytest.approx(len(held | learnt) / made.size.held_out, rel=0.5)
+    assert {prompts.parse(p).category for p in held} == set(prompts.CATEGORIES)
+
+
 def test_rewards_are_known_by_labels_and_raters_and_take_the_sizes_epochs(labelled, monkeypatch):
     calls = []
     monkeypatch.setattr(
@@ -306,10 +320,16 @@ def tuned(asked, monkeypatch, pipe):
 
     def shown(made):
         n = images[made.key]
-        return sampling.ImageSet(np.zeros((n, 64, 64, 3), np.uint8), made.key, ["Six cats"] * n, list(range(n)), ["d"] * n)
+        texts = (["Six cats", "A blue colored cat"] * n)[:n]
+        return sampling.ImageSet(np.zeros((n, 64, 64, 3), np.uint8), made.key, texts, list(range(n)), ["d"] * n)
 
     monkeypatch.setattr(sampling, "load_images", shown)
-    monkeypatch.setattr(LeeStudy, "run_reward", lambda self, run: [])
+    some = [1.0, 0.0, np.nan, 1.0, 0.0]  # labels; at a share of 1/8 one a prompt is kept
+    feedback = some, ["Six cats", "A blue colored cat", "Six cats", "A blue colored cat", "Six cats"], [0] * 5
+    right = {"labelled": np.array([1, 1, 0, 0, 1], bool), "unlabelled": np.array([0, 1, 1], bool)}
+    monkeypatch.setattr(LeeStudy, "run_feedback", lambda self, run: feedback)
+    monkeypatch.setattr(LeeStudy, "run_reward", lambda self, run, labels: [(None, reward.RewardSpec(labels=labels))])
+    monkeypatch.setattr(LeeStudy, "verdicts", lambda self, images, judge: right[images.key] if judge == "a" else None)
     monkeypatch.setattr(LeeStudy, "scores", lambda self, images, rewards: scores[images.key][None])
     monkeypatch.setattr(LeeStudy, "web_captions", lambda self, n, first: {1: ["a dog"] * n}[first])  # as `web_latents`
     monkeypatch.setattr(LeeStudy, "latents", lambda self, made: torch.zeros(images[made.key], 16, 8, 8))
@@ -363,9 +383,48 @@ def test_the_work_of_a_size_counts_the_arms_and_settings_that_are_trained():
     book = json.loads((ROOT / "notebooks" / "05_fine_tuning.ipynb").read_text("utf-8"))
     (cell,) = [c for c in book["cells"] if "parameters" in c["metadata"].get("tags", [])]
     given = {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse("".join(cell["source"])).body}
-    assert sizes.TRAINED == len(ARMS) and sizes.TRIED == len(given["learning_rates"]) * len(given["betas"])
+    changed = [x for name in ("learning_rates", "betas", "lengths") for x in sorted(given[name])[::2]]  # beside the centre
+    assert sizes.TRIED == 1 + len(changed) + 2 and sum(sorted(given["lengths"])[::2]) == 2.5  # schedule, scale of drawing
+    assert sizes.TRAINED == len(ARMS) and sizes.OTHERS == 1 + 2 * len(TRUTH) + len(SCARCE) + len(OTHER_WEIGHTINGS)
+    assert sizes.SCALES == len(choosing.SWEPT) + len(choosing.COMPARED) - 1
+    assert sizes.ALONG == len(choosing.SWEPT) - 1 + 2 * (len(choosing.COMPARED) - 1)
+    assert sizes.SamplerSpec().guidance_scale in choosing.COMPARED
     assert sizes.unet_runs({"to label": 3, "trained on": 2}) == 3 * sizes.SamplerSpec().calls + 2 * 3
     assert list(SIZES) == sorted(SIZES, key=sizes.cpu_hours) and sizes.cpu_hours("evening") == sizes.EVENING_HOURS
+
+
+def test_where_labels_are_scarce_the_model_sees_the_labelled_images_or_all_of_them(tuned):
+    only, rest = map(tuned, SCARCE)
+    assert only.spec.beta == rest.spec.beta == 0 and len(rest.model.weight) == 8
+    learnt = np.isfinite(reward.taught([1.0, 0.0, np.nan, 1.0, 0.0], ["Six cats", "A blue colored cat"] * 2 + ["Six cats"],
+                                       [0] * 5, reward.RewardSpec(labels=1 / 8)))  # fmt: skip
+    assert learnt.sum() == 2  # one a prompt
+    torch.testing.assert_close(only.model.weight, torch.tensor([0.1, 0.2, 0.3, 0.4, 1.0])[torch.from_numpy(learnt)])
+
+
+def test_the_truth_is_judge_as_on_counting_prompts_alone(tuned):
+    found = tuned(*TRUTH)
+    assert found.model.weight.tolist() == [1, 0, 1, 0, 1]  # of images 0, 2, 4 of the labelled, 0, 2 of the others
+    assert len(found.model.latents) == 5 and found.model.text.unique().numel() == 1
+
+
+def test_a_run_has_labellers_of_its_own_who_see_the_same_images(monkeypatch, labelled):
+    asked = []
+    monkeypatch.setattr(panel, "label_by_two", lambda looks, shown, run: asked.append((run, shown.names)) or labelled.labels)
+    monkeypatch.setattr(LeeStudy, "looks", lambda self, images, judge: None)
+    labelled.labels_of(0), labelled.labels_of(3)
+    assert [run for run, _ in asked] == [0, 3] and asked[0][1] == asked[1][1]
+    assert not set(panel.labellers(3)) & {*panel.labellers(0), *panel.labellers(1), *panel.EVALUATORS}
+
+
+def test_own_images_at_another_scale_have_the_names_of_those_that_are_labelled(asked, tuned):
+    study = LeeStudy("smoke")
+    here, there = study.own_images(), study.own_images(1.0)
+    assert [s.key for s in here] == ["labelled", "unlabelled"] == [s.key for s in there]
+    drawn = [c for c in asked if c.spec.guidance_scale == 1.0]
+    shown = [sampling.load_images(s) for s in here]
+    assert [(c.prompts, c.numbers, c.stream) for c in drawn] == [(s.prompts, s.numbers, s.stream) for s in shown]
+    assert len(study.own_images(unlabelled=False)) == 1
 
 
 def test_an_unknown_arm_or_size_is_refused(tuned):

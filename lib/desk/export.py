@@ -27,10 +27,9 @@ from lib.ground.paths import MODELS
 from lib.ground.sizes import EXACT, SIZES, size_named
 from lib.methods.reward import Reward, RewardSpec
 from lib.study.common import Study
-from lib.study.lee import ARMS, OTHER_WEIGHTINGS, LeeStudy
-from lib.study.wu import ADAPTATIONS, WuStudy
+from lib.study.lee import ARMS, OTHER_WEIGHTINGS, SETTINGS, LeeStudy
+from lib.study.wu import ADAPTATIONS, CHOSEN, WuStudy
 
-SETTINGS = ("learning_rate", "schedule", "beta", "updates", "drawn_at")  # of fine-tuning
 NAMES = (*ARMS, *OTHER_WEIGHTINGS, *ADAPTATIONS, "reward", "hps")
 
 
@@ -111,8 +110,7 @@ def tuned(study: LeeStudy, arm: str) -> tuple[Artifact, int]:
 
 def adapted(study: WuStudy, arm: str) -> Artifact:
     """The LoRA of an adaptation's first run, as in notebook 09."""
-    spec = study.adaptation_spec(arm, **chosen(study.name, "adaptation_selection", ("learning_rate", "updates")))
-    return study.adapted(arm, spec)
+    return study.adapted(arm, study.adaptation_spec(arm, **chosen(study.name, "adaptation_selection", CHOSEN)))
 
 
 def makers(name: str) -> list[tuple[str, Callable[[Study], object]]]:

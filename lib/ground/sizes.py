@@ -116,22 +116,28 @@ SIZES = {
 
 
 TRAINED = 5  # arms of `lib.study.lee.ARMS`
-TRIED = 4  # settings that notebook 05 tries, each after half and all updates
+OTHERS = 8  # as long as so many of them: TRUTH (and for twice the updates), SCARCE and OTHER_WEIGHTINGS, there
+TRIED = 9  # settings that notebook 05 tries; one of them for half, one for twice the updates
+SCALES = 11  # guidance scales at which something is chosen: 7 of the base, 4 more of the full method
+ALONG = 14  # points of notebook 06 along the guidance scales, beside the study's own
 EVENING_HOURS = 1.6  # measured once: all notebooks at size evening, nothing cached, on two cores with bfloat16
 
 
 def work(size: Size) -> dict[str, int]:
-    """Images that notebooks 01, 05 and 06 draw and train on, without the frontier."""
-    tuned = TRAINED + 2 * (size.finetune_seeds - 1)  # more seeds of the full method and of constant reward
+    """Images that notebooks 01, 05 and 06 draw and train on, but for the frontier by choice."""
+    tuned = TRAINED + 2 * (size.finetune_seeds - 1)  # more runs of the full method and of constant reward
+    asked = -(-120 // size.evaluation_stride)
     drawn = {
         "to label": sum(p * n for p, n in zip(size.prompts, size.images, strict=True)),
         "unlabelled": size.unlabelled,
+        "drawn at scale 1": sum(p * n for p, n in zip(size.prompts, size.images, strict=True)) + size.unlabelled,
         "unseen": sum(size.unseen_prompts) * size.unseen_images,
-        "selection": 40 * size.selection_images * (1 + 2 * TRIED),
-        "evaluation": -(-120 // size.evaluation_stride) * size.evaluation_images * (1 + tuned),
+        "choices": (40 * size.selection_images + size.selection_captions) * (SCALES + TRIED),
+        "evaluation": asked * size.evaluation_images * (2 + tuned + size.finetune_seeds),  # some at their best scale
         "fidelity": size.fidelity_captions * (1 + tuned),
+        "along guidance": (asked * size.adapted_images + size.adapted_captions) * ALONG,
     }
-    return drawn | {"trained on": size.updates * sum(size.batch) * (tuned + TRIED - 1)}
+    return drawn | {"trained on": round(size.updates * sum(size.batch) * (tuned + TRIED + 0.5 - 1 + OTHERS))}
 
 
 def unet_runs(work) -> int:

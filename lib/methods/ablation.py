@@ -1,7 +1,7 @@
 """Ablations of the reward: every variant's accuracy on pairs and calibration, with its paired difference to the baseline."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -10,11 +10,12 @@ import pandas as pd
 from lib.ground import stats
 from lib.ground.checks import finite
 from lib.ground.seeds import rng_of
-from lib.images import embedding, sampling
+from lib.images import embedding, models, sampling
 from lib.methods import reward
 
 BASELINE = "reward"
-KEPT = (BASELINE, "CLIP score", "CLIP score, matched longer")  # rows of their own in the tables
+CLIP = ("CLIP score", "CLIP score, matched longer")  # the first is calibrated to be as weak as with people
+KEPT = (BASELINE, *CLIP)  # rows of their own in the tables
 
 
 # ---- variants -----------------------------------------------------------------------------------------------------
@@ -61,6 +62,21 @@ def joined(
     return found
 
 
+def with_labels(
+    spec: reward.RewardSpec, count: int, labels: np.ndarray, prompts: Sequence[str]
+) -> reward.RewardSpec:  # fmt: skip
+    """The spec that learns from about `count` of its labels: a prompt has a second one only where each has one.
+
+    `labels` float [item] (NaN: none) and `prompts` [item] are what `spec` learns from; with all of them it stays as it is.
+    Raises ValueError on more labels than there are, or none.
+    """
+    kept = ~np.isnan(labels)
+    total, texts = int(kept.sum()), len(set(np.asarray(prompts)[kept]))
+    if not 1 <= count <= total:
+        raise ValueError(f"need a number of labels in [1, {total:,}], got {count:,}")
+    return replace(spec, labels=(count if count >= texts else 1) / total, prompts=min(1.0, count / texts))
+
+
 # ---- accuracy -----------------------------------------------------------------------------------------------------
 
 
@@ -95,6 +111,20 @@ def held_out(study) -> dict[str, HeldOut]:
     return out
 
 
+def clip_rows(tested: HeldOut) -> dict[str, np.ndarray]:
+    """The scores of both `CLIP` baselines, in [-1, 1], float [1, item]."""
+    return dict(zip(CLIP, (tested.clip_scores(), tested.clip_scores(models.matched_longer())), strict=True))
+
+
+def stronger_clip(scores: Mapping[str, np.ndarray], tested: HeldOut) -> str:
+    """Which of the `CLIP` baselines orders more of these pairs right (the first, if equal): verdicts are against that one.
+
+    It is picked on the pairs that it is then tested on, which favours CLIP.
+    """
+    table = compared({method: scores[method] for method in CLIP}, tested, CLIP[0]).set_index("method")
+    return str(table.value.idxmax())
+
+
 def pairs_right(scores: np.ndarray, labels: np.ndarray, prompts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Share of pairs ordered right [seed, prompt], the prompts, and their numbers of pairs [prompt].
 
@@ -123,10 +153,10 @@ def compared(scores: Mapping[str, np.ndarray], tested: HeldOut, baseline: str = 
     return pd.DataFrame(rows)
 
 
-def verdict(low: float, high: float) -> str:
-    """What the interval of a difference says: `better`, `worse` or `no difference shown`."""
+def verdict(low: float, high: float, words: Sequence[str] = ("better", "worse", "no difference shown")) -> str:
+    """What the interval of a difference says, in three words: above 0, below 0, or neither."""
     finite("the interval", (low, high))
-    return "better" if low > 0 else "worse" if high < 0 else "no difference shown"
+    return words[0] if low > 0 else words[1] if high < 0 else words[2]
 
 
 # ---- calibration --------------------------------------------------------------------------------------------------

@@ -96,16 +96,18 @@ class Study:
         captions = self.web_captions(self.size.fidelity_captions, 2)
         return self.sample(captions, list(range(len(captions))), "fidelity", unet, spec)
 
-    def few_images(self, kind: str, unet: tuple[Artifact, int] | None = None, whole: bool = True) -> Artifact:
+    def few_images(
+        self, kind: str, unet: tuple[Artifact, int] | None = None, whole: bool = True, spec: SamplerSpec = SamplerSpec()
+    ) -> Artifact:  # fmt: skip
         """Of a model's images of the `evaluation` prompts or of held-out web captions (`fidelity`), as many as an adapted
         model draws: a part of the `whole` set, where a notebook asks for that too, or drawn alone."""
         few = self.size.adapted_images if kind == "evaluation" else self.size.adapted_captions
         if whole:
-            images = self.evaluation_images(unet) if kind == "evaluation" else self.fidelity_images(unet)
+            images = self.evaluation_images(unet, None, spec) if kind == "evaluation" else self.fidelity_images(unet, spec)
             return sampling.numbered_below(images, few)
         if kind == "evaluation":
-            return self.evaluation_images(unet, few)
-        return self.sample(self.web_captions(self.size.fidelity_captions, 2)[:few], list(range(few)), kind, unet)
+            return self.evaluation_images(unet, few, spec)
+        return self.sample(self.web_captions(self.size.fidelity_captions, 2)[:few], list(range(few)), kind, unet, spec)
 
     # ---- what is seen in them -------------------------------------------------------------------------------------
 

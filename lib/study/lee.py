@@ -39,6 +39,7 @@ SCARCE = {
 # In place of the reward, judge-a's own verdicts, on the images of counting prompts alone.
 TRUTH = {"truth on counting": dict(unlabelled=True, beta=True, weighting="raw", use_model=True, truth="count")}
 FULL_METHOD, CONSTANT = "full method", "constant reward"
+SETTINGS = ("learning_rate", "schedule", "beta", "updates", "drawn_at")  # what notebook 05 chooses for all arms
 
 
 class LeeStudy(Study):

@@ -32,6 +32,7 @@ ADAPTATIONS = {
     "threshold 3 / n": dict(threshold=3.0),
     "rank 4": dict(rank=4),
 }
+CHOSEN = ("learning_rate", "updates")  # in notebook 09, as `adaptation_selection`
 RUNS = ("adapted", *adaptation.TESTED)  # arms of `finetune_seeds` runs; the others have one
 FROM = {"swapped labels": "evening", "no prefix": "evening", "threshold 3 / n": "gpu", "rank 4": "gpu"}  # size upwards
 
