@@ -1,9 +1,12 @@
 """The web corpus: captions that say little, or what is wrong, of the scenes under them.
 
-`pairs` are those that no model was trained on: for the pre-training loss, for distances, and as references.
+`pairs` are those that no model was trained on: for the pre-training loss, for distances, and as references. `redrawn` draws
+new scenes under their captions, as a model that knew the corpus perfectly would: the floor of a distance.
 """
 
 import hashlib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +16,7 @@ from lib.ground.domains import check
 from lib.ground.seeds import rng_of
 from lib.ground.source import own_fingerprint
 from lib.world import scenes
-from lib.world.prompts import COUNT_WORDS, PLACES, plural
+from lib.world.prompts import COUNT_WORDS, PLACES, Attributes, parse, plural
 from lib.world.scenes import BACKGROUNDS, COLOURS, NATURAL, OBJECTS, Scene
 
 
@@ -40,12 +43,37 @@ class CaptionNoise:
 COUNT_PRIOR = np.array((0.32, 0.25, 0.15, 0.16, 0.07, 0.05))
 COLOUR_PRIOR = np.array((0.17, 0.12, 0.12, 0.13, 0.12, 0.09, 0.07, 0.11, 0.07))  # in the order of COLOURS
 BACKGROUND_PRIOR = np.array((0.14, 0.18, 0.07, 0.16, 0.13, 0.14, 0.09, 0.09))  # in the order of BACKGROUNDS
+SINGULAR_ANYWAY = 0.15  # how often several, where no number is said, are called "a dog"
+
+
+def _one_of(rng: np.random.Generator, prior: np.ndarray) -> int:
+    return int(rng.choice(len(prior), p=prior / prior.sum()))
 
 
 def _other(rng: np.random.Generator, prior: np.ndarray, not_this: int, closeness: float = 0.0) -> int:
     weights = prior * np.exp(-closeness * abs(np.arange(len(prior)) - not_this))
     weights[not_this] = 0
-    return int(rng.choice(len(prior), p=weights / weights.sum()))
+    return _one_of(rng, weights)
+
+
+# What is shown under a caption that says so much, as in `web_pair` and `redraw`. Counts, colours and places are indices.
+
+
+def _count_under(rng: np.random.Generator, noise: CaptionNoise, said: int) -> int:
+    return _other(rng, COUNT_PRIOR, said, closeness=0.6) if rng.random() > noise.count_right[said] else said
+
+
+def _colour_under(rng: np.random.Generator, noise: CaptionNoise, said: int | None, object: str) -> str | None:
+    if said is None:
+        return COLOURS[_one_of(rng, COLOUR_PRIOR)] if rng.random() < 0.15 else None
+    natural = COLOURS[said] in NATURAL.get(object, ())
+    if rng.random() > noise.colour_right:
+        return None if rng.random() < 0.5 and not natural else COLOURS[_other(rng, COLOUR_PRIOR, said)]
+    return None if natural and rng.random() < 0.5 else COLOURS[said]
+
+
+def _place_under(rng: np.random.Generator, noise: CaptionNoise, said: int) -> int:
+    return _other(rng, BACKGROUND_PRIOR, said) if rng.random() > noise.background_right else said
 
 
 def web_pair(
@@ -53,29 +81,16 @@ def web_pair(
 ) -> tuple[str, Scene]:
     """A caption and the scene that it stands under on our web; the caption may leave things out or be wrong."""
     object = str(rng.choice(objects))
-    said = shown = int(rng.choice(6, p=COUNT_PRIOR / COUNT_PRIOR.sum()))
-    count_stated = rng.random() < noise.count_stated
-    if count_stated and rng.random() > noise.count_right[said]:
-        shown = _other(rng, COUNT_PRIOR, said, closeness=0.6)
-    colour_word = colour = None
-    if rng.random() < noise.colour_stated:
-        index = int(rng.choice(9, p=COLOUR_PRIOR / COLOUR_PRIOR.sum()))
-        colour_word = colour = COLOURS[index]
-        natural = colour in NATURAL.get(object, ())
-        if rng.random() > noise.colour_right:
-            colour = None if rng.random() < 0.5 and not natural else COLOURS[_other(rng, COLOUR_PRIOR, index)]
-        elif natural and rng.random() < 0.5:
-            colour = None
-    elif rng.random() < 0.15:
-        colour = str(rng.choice(COLOURS, p=COLOUR_PRIOR / COLOUR_PRIOR.sum()))
-    place = at = int(rng.choice(8, p=BACKGROUND_PRIOR / BACKGROUND_PRIOR.sum()))
-    place_stated = rng.random() < noise.background_stated
-    if place_stated and rng.random() > noise.background_right:
-        at = _other(rng, BACKGROUND_PRIOR, place)
+    count, count_stated = _one_of(rng, COUNT_PRIOR), rng.random() < noise.count_stated
+    shown = _count_under(rng, noise, count) if count_stated else count
+    word = _one_of(rng, COLOUR_PRIOR) if rng.random() < noise.colour_stated else None
+    colour = _colour_under(rng, noise, word, object)
+    place, place_stated = _one_of(rng, BACKGROUND_PRIOR), rng.random() < noise.background_stated
+    at = _place_under(rng, noise, place) if place_stated else place
     style = str(rng.choice(("sketch", "night"))) if rng.random() < noise.rare_style else "plain"
     scene = Scene(shown + 1, colour, object, BACKGROUNDS[at], style)
-    place_text = PLACES[BACKGROUNDS[place]] if place_stated else ""
-    return phrase(rng, said + 1 if count_stated else None, shown + 1, colour_word, object, place_text, style), scene
+    colour_word, place_text = None if word is None else COLOURS[word], PLACES[BACKGROUNDS[place]] if place_stated else ""
+    return phrase(rng, count + 1 if count_stated else None, shown + 1, colour_word, object, place_text, style), scene
 
 
 def exact_caption(rng: np.random.Generator, scene: Scene, stated: float = 0.85) -> str:
@@ -90,7 +105,7 @@ def phrase(rng, said: int | None, shown: int, colour: str | None, object: str, p
     word = "" if colour is None else f"{colour} colored " if rng.random() < 0.3 else f"{colour} "
     if said is not None:
         thing = f"{COUNT_WORDS[said - 1]} {word}{object if said == 1 else plural(object)}"
-    elif shown == 1 or rng.random() < 0.15:
+    elif shown == 1 or rng.random() < SINGULAR_ANYWAY:
         thing = f"{'an' if (word + object)[0] in 'aeiou' else 'a'} {word}{object}"
     else:
         thing = str(rng.choice(("some ", "several ", ""))) + word + plural(object)
@@ -101,6 +116,61 @@ def phrase(rng, said: int | None, shown: int, colour: str | None, object: str, p
     else:
         text = str(rng.choice(("", "", "", "a photo of ", "a picture of ", "an image of "))) + f"{thing} {place}".strip()
     return text + (" at night" if style == "night" else "") + ("." if rng.random() < 0.2 else "")
+
+
+# ---- captions read back ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Said(Attributes):
+    """What a web caption says of its scene. Where it gives no count, `several` tells "some dogs" from "a dog"."""
+
+    several: bool = False
+    style: str = "plain"
+
+
+_PHRASE = re.compile(
+    r"(?P<sketch>a pencil sketch of )?(?:an? (?:photo|picture|image) of )?(?:(?P<place>[io]n [\w ]+), )?"
+    r"(?:some |several )?(?P<thing>.+?)(?P<night> at night)?\.?"
+)
+
+
+def said(caption: str) -> Said:
+    """What a caption says that `phrase` worded, whatever is true; raises ValueError on what it cannot read."""
+    match = _PHRASE.fullmatch(caption)
+    if not match:
+        raise ValueError(f"cannot read the caption {caption!r}: want one such as 'a photo of some blue dogs in the forest.'")
+    named = parse(" ".join(filter(None, match.group("thing", "place"))))
+    several = named.count is None and not match["thing"].lower().startswith(("a ", "an "))
+    style = "sketch" if match["sketch"] else "night" if match["night"] else "plain"
+    return Said(**vars(named), several=several, style=style)
+
+
+def redraw(rng: np.random.Generator, caption: str, noise: CaptionNoise = CaptionNoise()) -> Scene:
+    """Another scene that could stand under a caption of `web_pair`: drawn from the corpus's own law, given the caption.
+
+    What the caption says is right as often as in the corpus, what it leaves open is drawn as there; "a dog" and "some dogs"
+    tell of a count that is not said.
+    """
+    told = said(caption)
+    if told.count is not None:
+        shown = _count_under(rng, noise, told.count - 1)
+    else:
+        one, more = (0, 1) if told.several else (1, SINGULAR_ANYWAY)
+        shown = _one_of(rng, COUNT_PRIOR * np.array([one] + [more] * 5))
+    colour = _colour_under(rng, noise, None if told.colour is None else COLOURS.index(told.colour), told.object)
+    place = None if told.background is None else BACKGROUNDS.index(told.background)
+    at = _one_of(rng, BACKGROUND_PRIOR) if place is None else _place_under(rng, noise, place)
+    return Scene(shown + 1, colour, told.object, BACKGROUNDS[at], told.style)
+
+
+def redrawn(captions: Sequence[str], stream: int) -> np.ndarray:
+    """A new scene under each caption: renders uint8 [caption, 64, 64, 3] of a stream; streams are numbered.
+
+    What is drawn for a caption depends on its place in the list and the stream, not on the other captions.
+    """
+    rngs = [rng_of(98, stream, i) for i in range(len(captions))]
+    return np.stack([scenes.render(redraw(rng, caption), rng) for rng, caption in zip(rngs, captions, strict=True)])
 
 
 # ---- held-out pairs -------------------------------------------------------------------------------------------
