@@ -134,7 +134,8 @@ def find(study: Study, name: str):
         return found
     wanted = list(dict.fromkeys(notebook for notebook, ask in steps if if_found(lambda ask=ask: ask(study)) is None))
     command = f"python -m lib.desk.run {' '.join(f'notebooks/{n}.ipynb' for n in wanted)} --size {study.name} --force"
-    raise NotMade(f"{name!r} is not trained yet at size {study.name}: run {', '.join(wanted)} first ({command})")
+    asked = f", with {name!r} among its ablations" if name in ADAPTATIONS and name not in study.arms() else ""
+    raise NotMade(f"{name!r} is not trained yet at size {study.name}: run {', '.join(wanted)} first ({command}){asked}")
 
 
 def state(study: Study, name: str) -> str:
