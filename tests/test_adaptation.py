@@ -19,7 +19,7 @@ from lib.methods.adaptation import AdaptationSpec, adapt, near_uniform, select
 from lib.methods.denoising import Pairs
 from lib.methods.preference import PreferenceSpec
 from lib.methods.training import Updates
-from lib.study import wu
+from lib.study import users, wu
 from lib.study.wu import ADAPTATIONS, WuStudy
 from lib.world import prompts
 from lib.world.scenes import SEEN
@@ -598,5 +598,5 @@ def test_a_choosers_guess_is_made_by_somebody_else(monkeypatch):
         wanted = choices.groups_of(made.choices(None, coin), shown.digests, shown.prompts)
         assert all(np.array_equal(a, b) for a, b in zip(learnt, wanted, strict=True))
     assert not np.array_equal(*(picked for _, picked in made.training_choices))
-    assert isinstance(chosen, pd.DataFrame) and set(wu.PARTS) == {"train", "test"}
+    assert isinstance(chosen, pd.DataFrame) and set(users.PARTS) == {"train", "test"}
     assert choices.checked(chosen).equals(chosen)
