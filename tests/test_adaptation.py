@@ -455,7 +455,8 @@ def test_a_row_of_the_user_study_is_of_pairs_drawn_by_prompt_and_run(judged):
     row = judged.user_study({"x": [better, better], "y": [np.zeros(240)]}, "x", "y")
     asked = np.array([i for i in range(240) if (i // 2) % 6 < 5])
     won = (better[asked] > 0).mean()
-    assert (row["a"], row["b"], row["pairs"], row["prompts"], row["seeds"]) == ("x", "y", 200, 100, 2)
+    assert (row["a"], row["b"], row["net_pairs"], row["net_prompts"], row["seeds"]) == ("x", "y", 200, 100, 2)
+    assert (row["judge_b_pairs"], row["judge_b_prompts"]) == (240, 120)  # judge-b sees all
     assert row["win"] == pytest.approx(won) and row["lose"] == pytest.approx(1 - won)
     assert row["net"] == pytest.approx(2 * won - 1) and row["net_low"] < row["net"] < row["net_high"]
     assert row["judge_b"] == pytest.approx((better > 0).mean()) and row["judge_b_low"] > 0

@@ -165,17 +165,17 @@ class WuStudy(ChoiceStudy):
 
     def user_study(self, images: Mapping[str, Sequence[Artifact]], a: str, b: str) -> dict[str, float | str]:
         """A row of the user study: the shares of pairs that model `a` wins and loses against `b` by more than half of the
-        users (`win`, `lose`), won less lost (`net`), and as an audit judge-b's good share of a's images less b's: `judge_b`;
-        each with `_low` and `_high`, its 95 % interval over prompts and runs (`seeds`)."""
+        users (`win`, `lose`), won less lost (`net`), and as an audit judge-b's good share of all of a's images less b's:
+        `judge_b`; each with `_low` and `_high`, its 95 % interval over `_prompts` and runs (`seeds`), of `_pairs` a run."""
         found, whose = self.study_votes(images, a, b)
         outcome = adaptation.majorities(found)
         parts = {"win": outcome == 1, "lose": outcome == -1, "net": outcome}
         good = [np.stack([self.verdicts(s, "b") for s in images[model]]).astype(float) for model in (a, b)]
         audit = stats.paired_difference(*np.broadcast_arrays(*good), sampling.load_images(images[a][0]).prompts)
         bounds = {k: stats.cluster_bootstrap(x.astype(float), whose) for k, x in parts.items()} | {"judge_b": audit}
-        over, ends = bounds["net"], {"": "value", "_low": "low", "_high": "high"}
+        ends = {"": "value", "_low": "low", "_high": "high", "_pairs": "n", "_prompts": "clusters"}
         row = {k + end: getattr(f, part) for k, f in bounds.items() for end, part in ends.items()}
-        return dict(a=a, b=b, pairs=over.n, prompts=over.clusters, seeds=over.seeds) | row
+        return dict(a=a, b=b, seeds=audit.seeds) | row
 
     def compared_settings(self, grid: Sequence[AdaptationSpec]) -> list[dict]:
         """A row a setting of the adapted model, of which the first is the centre: `gain`, pairs won less lost against the
