@@ -22,7 +22,7 @@ from pretrain.vae import HELD_OUT, random_scene
 
 BATCH = 128
 UNKNOWN = -100  # a class that the loss passes over
-WORN_PARTS = 24
+WORN_PARTS = 16  # of 500 images
 # Every network that looks at images learns from renders and worn images of its own, which no other has seen, by this seed.
 OWN_SEED = {"judge-a": 31, "judge-b": 32, "features": 33, "features-votes": 34, "mini-clip": 51}
 

@@ -59,7 +59,8 @@ def refused(result, *words) -> bool:
 
 def select(updates: int = 6) -> None:
     """What notebook 05 stores of its choice, among others."""
-    row = dict(learning_rate=3e-4, schedule="falling", beta=0.25, updates=updates, drawn_at=1.0, chosen=True)
+    row = dict(learning_rate=3e-4, schedule="falling", beta=0.25, updates=updates, chosen=True)
+    row |= dict(drawn_at=EXACT.guidance_scale)
     other = row | dict(learning_rate=6e-4, updates=1, chosen=False)
     report.write("selection", [other, row, other], "smoke", "05_fine_tuning")
 
@@ -254,7 +255,7 @@ def test_what_is_not_trained_is_refused_with_the_notebooks_to_run_in_their_order
     trained("reward")
     for name, notebooks in {
         "full method": ["05_fine_tuning"], "constant reward": ["05_fine_tuning"],
-        "random r": ["06_alignment_against_fidelity"], "hps": ["08_preference_score"],
+        "random r": ["10_side_effects"], "hps": ["08_preference_score"],
         "swapped labels": ["08_preference_score", "09_preference_adaptation"],
     }.items():  # fmt: skip
         paths = " ".join(f"notebooks/{n}.ipynb" for n in notebooks)
@@ -281,10 +282,10 @@ def test_missing_results_of_notebook_05_are_refused_by_its_name_and_broken_ones_
     assert refused(command("adapted", tmp_path / "x"), "adaptation_selection.json", "09_preference_adaptation")
 
 
-def test_updates_after_which_no_weights_were_kept_are_refused_without_a_folder(trained, command, tmp_path):
+def test_a_choice_of_other_updates_is_another_model(trained, command, tmp_path):
     trained("full method")
     select(5)
-    assert refused(command("full method", tmp_path / "x"), "unet-5.safetensors")
+    assert refused(command("full method", tmp_path / "x"), "'full method' is not trained yet", "05_fine_tuning")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "reports"]
 
 
@@ -295,6 +296,7 @@ def test_from_the_first_image_to_an_exported_arm_it_says_what_comes_next(tmp_pat
         batch=(2, 1), pretraining=2,
     )  # fmt: skip
     study.rewards = lambda seeds: LeeStudy.rewards(study, RewardSpec(auxiliary_weight=0.0), seeds)  # faster
+    study.run_reward = lambda run, labels: study.rewards(seeds=1)
 
     def wanted(name) -> str:
         with pytest.raises(NotMade) as refusal:
@@ -309,7 +311,7 @@ def test_from_the_first_image_to_an_exported_arm_it_says_what_comes_next(tmp_pat
     study.rewards(seeds=1)
     select(4)
     assert wanted("full method") == "05_fine_tuning"
-    assert wanted("random r") == "06_alignment_against_fidelity"
+    assert wanted("random r") == "10_side_effects"
     artifact, updates = export.tuned(study, FULL_METHOD)
     for name, folder in (("full method", to), ("reward", tmp_path / "reward")):
         export.export(study, name, str(folder))

@@ -76,7 +76,8 @@ def accepted(cell, name, value):
      ("05_fine_tuning", dict(learning_rates=[3e-4, 2e-3]), dict(learning_rates=[0.1])),
      ("05_fine_tuning", dict(betas=[1, 4]), dict(betas=[0])),  # an arm without either loss
      ("06_alignment_against_fidelity", dict(draws=60), dict(draws=1)),
-     ("06_alignment_against_fidelity", dict(betas=[0, 0.5]), dict(betas=[0.5, -1])),
+     ("06_alignment_against_fidelity", dict(redraws=20), dict(redraws=7)),
+     ("10_side_effects", dict(draws=60), dict(draws=0)),
      ("07_rejection_sampling", dict(noise=0), dict(noise=-0.5)),
      ("08_preference_score", dict(shares=[0.05, 1]), dict(shares=[0])),
      ("09_preference_adaptation", dict(ablations=["rank 4"]), dict(ablations=["adapted"])),

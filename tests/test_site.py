@@ -187,8 +187,11 @@ def test_a_contact_sheet_in_words_tells_its_rows_and_titles(saved):
 def test_the_claims_figure_tells_verdicts_by_shape_and_leaves_out_what_was_not_tested(saved):
     row = dict(value=0.5, low=0.4, high=0.6, n=120, seeds=1, paper_value=0.47, unit="%", verdict="reproduced", name="Votes")
     other = row | dict(name="Distance", unit="%change", verdict="not reproduced", paper_value=None, low=None, high=None)
-    figure = charts.claims([row, other, row | dict(name="Later", value=None, verdict="cannot be tested here")])
-    shapes = [line.get_marker() for axis in figure.axes for line in axis.lines]
-    assert "o" in shapes and "s" in shapes and "X" in shapes
+    more = [row | dict(name=v.title(), verdict=v) for v in ("not resolved", "by construction")]
+    figure = charts.claims([row, other, *more, row | dict(name="Later", value=None, verdict="cannot be tested here")])
+    shown = [line for axis in figure.axes for line in axis.lines if len(line.get_xdata())]
+    assert [sum(line.get_marker() == shape for line in shown) for shape in "osD^X"] == [1, 1, 1, 1, 3]
+    hollow = {line.get_marker() for line in shown if line.get_markerfacecolor() == "white"}
+    assert hollow == {"s", "D"}
     words = saved(figure)
     assert "Votes (n = 120, seeds = 1) 50" in words and "Distance" in words and "Later" not in words

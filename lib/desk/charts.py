@@ -159,9 +159,10 @@ def reliability(scores: np.ndarray, good: np.ndarray, axis, bins: int = 10, labe
 def claims(rows: Sequence[Mapping], figure_size: tuple[float, float] = (9, 8)) -> Figure:
     """Each tested claim's value with its interval beside the paper's, `rows` of claims.json with `name` and `unit`.
 
-    Marker shape is the verdict; a panel for shares and their differences, one for relative changes.
+    Marker shape is the verdict, filled where the claim holds; a panel for shares and differences, one for relative changes.
     """
-    look = {"reproduced": ("o", "#2f6f9f"), "not reproduced": ("s", "#e07b39")}
+    look = {"reproduced": ("o", "#2f6f9f"), "not reproduced": ("s", "#e07b39"), "not resolved": ("D", "#777777"),
+            "by construction": ("^", "#2f6f9f")}  # fmt: skip
     rows = [r for r in rows if r["value"] is not None and r["unit"] in ("%", "points", "%change")]
     absolute = "share, mean reward or cosine x 100, or a difference of them (%, points)"
     panels = {absolute: [r for r in rows if r["unit"] != "%change"],
@@ -174,7 +175,7 @@ def claims(rows: Sequence[Mapping], figure_size: tuple[float, float] = (9, 8)) -
             marker, colour = look[r["verdict"]]
             low, high = (r[k] if r[k] is not None else r["value"] for k in ("low", "high"))
             x, error = 100 * r["value"], [[100 * (r["value"] - low)], [100 * (high - r["value"])]]
-            filled = colour if marker == "o" else "white"
+            filled = colour if marker in "o^" else "white"
             axis.errorbar(x, i, xerr=error, fmt=marker, color=colour, markerfacecolor=filled, capsize=3, markersize=7)
             if r["paper_value"] is not None:
                 axis.plot(100 * r["paper_value"], i - 0.25, "X", color="black", markersize=7)
@@ -184,7 +185,7 @@ def claims(rows: Sequence[Mapping], figure_size: tuple[float, float] = (9, 8)) -
     axes[1].set_xscale("symlog", linthresh=20)  # one wide interval must not hide the others
     axes[1].xaxis.set_major_formatter("{x:g}")
     for verdict, (marker, colour) in look.items():
-        axes[0].plot([], [], marker, color=colour, markerfacecolor=colour if marker == "o" else "white", label=verdict)
+        axes[0].plot([], [], marker, color=colour, markerfacecolor=colour if marker in "o^" else "white", label=verdict)
     axes[0].plot([], [], "X", color="black", label="paper")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=8)
     return figure

@@ -1,10 +1,13 @@
-"""The papers' claims, each held against this study's numbers by a rule of `data/claims.toml` that was fixed before them.
+"""The papers' claims, each held against this study's numbers by a rule of `data/claims.toml`.
 
-A claim's parts read rows that notebooks stored with `report.write`; what is not there yet is a reason, not an error.
+A claim's parts read rows that notebooks stored with `report.write`; what is not there yet is a reason, not an error. Rules
+ask about whole 95 % intervals, so that a claim can also be left open. `data/README.md` says since when they are fixed.
 """
 
+import math
 import tomllib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +19,14 @@ TABLE = DATA / "claims.toml"
 KEYS = (
     "paper", "where", "claim", "rule", "paper_value", "value", "low", "high", "n", "seeds", "verdict", "notebook", "figure",
 )  # fmt: skip
-VERDICTS = ("reproduced", "not reproduced", "cannot be tested here")
-CLAIM = {"paper", "name", "at", "claim", "paper_value", "unit", "notebook", "figure", "parts", "reason"}
-PART = {"of", "row", "value", "bounds", "less", "relative"}
-TESTS = ("above", "below", "at_least", "at_most", "near")
+VERDICTS = ("reproduced", "not reproduced", "not resolved", "by construction", "cannot be tested here")
+REPRODUCED, NOT_REPRODUCED, NOT_RESOLVED, BY_CONSTRUCTION, NOT_TESTED = VERDICTS
+FOUND = VERDICTS[:3]  # what can come out of a test; the others are not counted with these
+CLAIM = {"paper", "name", "at", "claim", "paper_value", "unit", "notebook", "figure", "parts", "reason", "by_construction"}
+PART = {"of", "row", "value", "bounds"}
+TESTS = ("above", "below", "near", "equals")
 UNITS = ("%", "points", "%change", "images")
-COUNTS = ("n", "queries", "pairs", "images", "prompts")  # what an interval is over: the first that a row has
+COUNTS = ("prompts", "pairs", "images", "n")  # what an interval is over: the first that a row has
 
 
 class Missing(Exception):
@@ -56,7 +61,7 @@ def load(path: Path = TABLE) -> tuple[str, list[dict]]:
 
 
 def checked(claim: dict) -> dict:
-    """The claim; raises ValueError when a key is unknown or missing, or a part has not exactly one test."""
+    """The claim; raises ValueError when a key is unknown or missing, or a part has no test or too many."""
     name = claim.get("name", "a claim without name")
     if unknown := set(claim) - CLAIM:
         raise ValueError(f"{name}: unknown {', '.join(sorted(unknown))}")
@@ -64,11 +69,13 @@ def checked(claim: dict) -> dict:
         raise ValueError(f"{name}: lacks {', '.join(sorted(lacking))}")
     if ("parts" in claim) == ("reason" in claim):
         raise ValueError(f"{name}: needs parts or a reason why not, and not both")
+    if "by_construction" in claim and "parts" not in claim:
+        raise ValueError(f"{name}: what holds by construction has parts that show it")
     for part in claim.get("parts", ()):
         if unknown := set(part) - PART - set(TESTS):
             raise ValueError(f"{name}: unknown {', '.join(sorted(unknown))} in a part")
-        if len(set(part) & set(TESTS)) != 1 or not {"of", "row"} <= set(part):
-            raise ValueError(f"{name}: a part has `of`, `row` and exactly one test")
+        if not {"of", "row"} <= set(part) or (len(tests := set(part) & set(TESTS)) != 1 and tests != {"above", "below"}):
+            raise ValueError(f"{name}: a part has `of`, `row` and exactly one test, or `above` and `below`")
     if "parts" in claim and claim.get("unit") not in UNITS:
         raise ValueError(f"{name}: the unit is one of {', '.join(UNITS)}")
     return claim
@@ -110,30 +117,12 @@ def count(row: dict) -> int | None:
     return next((int(row[c]) for c in COUNTS if row.get(c) is not None), None)
 
 
-def difference(a: tuple, b: tuple, relative: bool) -> tuple[float, float | None, float | None]:
-    """a - b, each (value, low, high), with the widest bounds that both intervals allow; relative: as a share of b."""
-    (x, x_low, x_high), (y, y_low, y_high) = a, b
-    if relative and min(y, y if y_low is None else y_low) <= 0:
-        raise Missing("a share of what may be zero is not defined")
-    if None in (x_low, x_high, y_low, y_high):
-        bounds = None, None
-    elif relative:
-        bounds = x_low / y_high - 1, x_high / y_low - 1
-    else:
-        bounds = x_low - y_high, x_high - y_low
-    return (x / y - 1 if relative else x - y), *bounds
-
-
 def measured(part: dict, read: Callable[[str], list[dict]]) -> Found:
     """A part's numbers and the state of its test."""
     of = part["of"]
     try:
-        rows = read(of)
-        row = chosen(rows, part["row"], of)
+        row = chosen(read(of), part["row"], of)
         numbers = interval(row, part)
-        if "less" in part:
-            other = chosen(rows, part["row"] | part["less"], of)
-            numbers = difference(numbers, interval(other, part), part.get("relative", False))
         state = state_of(part, *numbers)
     except Missing as missing:
         return Found("missing", reason=str(missing))
@@ -142,33 +131,31 @@ def measured(part: dict, read: Callable[[str], list[dict]]) -> Found:
 
 
 def state_of(part: dict, value: float, low: float | None, high: float | None) -> str:
-    """holds, fails, or not resolved where the interval lies on both sides."""
-    (test,) = set(part) & set(TESTS)
-    if test in ("above", "below"):
-        if low is None or high is None:
-            raise Missing(f"result '{part['of']}' has no interval for this rule")
-        bound = part[test]
-        right, wrong = (high < bound, low >= bound) if test == "below" else (low > bound, high <= bound)
-        return "holds" if right else "fails" if wrong else "not resolved"
-    if test == "near":
+    """holds or fails, where all of the interval does (of `equals`, the value); else not resolved."""
+    if "equals" in part:
+        return "holds" if value == part["equals"] else "fails"
+    if low is None or high is None:
+        raise Missing(f"result '{part['of']}' has no interval for this rule")
+    if "near" in part:
         target, margin = part["near"]
-        return "holds" if abs(value - target) <= margin + 1e-9 else "fails"
-    return "holds" if (value >= part[test] if test == "at_least" else value <= part[test]) else "fails"
+        inside, outside = max(high - target, target - low) <= margin + 1e-9, max(low - target, target - high) > margin
+        return "holds" if inside else "fails" if outside else "not resolved"
+    over, under = part.get("above", -math.inf), part.get("below", math.inf)
+    return "holds" if low > over and high < under else "fails" if high <= over or low >= under else "not resolved"
 
 
 def in_words(part: dict, unit: str) -> tuple[str, str, str]:
-    """The part's rule as three phrases: the quantity, the row (or two), and what must hold."""
-    (test,) = set(part) & set(TESTS)
+    """The part's rule as three phrases: the quantity, the row, and what must hold."""
     row = ", ".join(str(v[0] if isinstance(v, list) else v) for v in part["row"].values())
     quantity = f"{part.get('value', 'value').replace('_', ' ')} in '{part['of']}' of"
-    if "less" in part:
-        row += " less " + ", ".join(map(str, part["less"].values())) + (" (relative)" if part.get("relative") else "")
-    if test == "near":
+    if "equals" in part:
+        return quantity, row, f"exactly {shown(part['equals'], unit)}"
+    if "near" in part:
         target, margin = part["near"]
         width = shown(margin, "points" if unit == "%" else unit).lstrip("+")
-        return quantity, row, f"within {width} of {shown(target, unit)}"
-    words = dict(zip(TESTS, ("lower 95 % bound above", "upper 95 % bound below", "at least", "at most"), strict=False))
-    return quantity, row, f"{words[test]} {shown(part[test], unit)}"
+        return quantity, row, f"95 % interval within {width} of {shown(target, unit)}"
+    bounds = {"above": "lower", "below": "upper"}
+    return quantity, row, " and ".join(f"{bounds[t]} 95 % bound {t} {shown(part[t], unit)}" for t in bounds if t in part)
 
 
 def rule_of(claim: dict) -> str:
@@ -185,14 +172,26 @@ def rule_of(claim: dict) -> str:
 def judged(claim: dict, read: Callable[[str], list[dict]]) -> tuple[str, list[Found], str]:
     """The verdict, what each part found, and why the verdict is not `reproduced` (empty when it is)."""
     if "reason" in claim:
-        return VERDICTS[2], [], claim["reason"]
+        return NOT_TESTED, [], claim["reason"]
     parts = [measured(part, read) for part in claim["parts"]]
     states = [part.state for part in parts]
     if "missing" in states:
-        return VERDICTS[2], parts, next(p.reason for p in parts if p.state == "missing")
-    if all(state == "holds" for state in states):
-        return VERDICTS[0], parts, ""
-    return VERDICTS[1], parts, "the rule fails" if "fails" in states else "not resolved: the interval lies on both sides"
+        return NOT_TESTED, parts, next(p.reason for p in parts if p.state == "missing")
+    if why := claim.get("by_construction"):
+        return BY_CONSTRUCTION, parts, why + ("" if set(states) == {"holds"} else ", but it is not shown to hold here")
+    if "fails" in states:
+        return NOT_REPRODUCED, parts, "the rule fails"
+    if "not resolved" in states:
+        return NOT_RESOLVED, parts, "the interval lies on both sides of the rule"
+    return REPRODUCED, parts, ""
+
+
+def counted(verdicts: Iterable[str]) -> str:
+    """How many verdicts of each kind there are, in words, those of FOUND apart from the others."""
+    n = Counter(verdicts)
+    found = ", ".join(f"{n[v]} {v}" for v in FOUND)
+    return f"of {sum(n[v] for v in FOUND)} claims that numbers can decide: {found}; beside them " + ", ".join(
+        f"{n[v]} {v}" for v in VERDICTS if v not in FOUND)  # fmt: skip
 
 
 def reader(size: str, notebook: str) -> Callable[[str], list[dict]]:
@@ -214,7 +213,7 @@ def judge_all(size: str) -> tuple[list[dict], list[dict]]:
     for claim in table:
         verdict, parts, reason = judged(claim, reader(size, claim["notebook"]))
         first = parts[0] if parts else Found("missing")
-        tested = verdict != VERDICTS[2]
+        tested = verdict != NOT_TESTED
         sampled = tested and claim["unit"] != "images"  # a number of images is counted, not estimated
         value, low, high = (first.value, first.low, first.high) if tested else (None, None, None)
         rule = rule_of(claim) if parts else "none: " + reason

@@ -123,7 +123,7 @@ def makers(name: str) -> list[tuple[str, Callable[[Study], object]]]:
         return [images, selection, score, ("09_preference_adaptation", lambda study: adapted(study, name))]
     if name in ("reward", "hps"):
         return [images, rewards] if name == "reward" else [score]
-    last = "06_alignment_against_fidelity" if name in OTHER_WEIGHTINGS else "05_fine_tuning"
+    last = "10_side_effects" if name in OTHER_WEIGHTINGS else "05_fine_tuning"
     return [images, rewards, selection, (last, lambda study: tuned(study, name))]
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from lib.desk.claims import VERDICTS, shown
+from lib.desk.claims import FOUND, shown
 from lib.desk.report import TIMING, claims_of, interval, percent, points, quality_entries, read_list
 from lib.ground.cache import atomic_write
 
@@ -58,7 +58,7 @@ def markdown(folder: Path) -> str:
         if row["low"] is not None:
             here += f" [{shown(row['low'], unit).split()[0]}, {shown(row['high'], unit).split()[0]}]"
         link = f"[{row['verdict']}](notebooks/{row['notebook']}.ipynb)"
-        link += f": {row['reason']}" if row["verdict"] == VERDICTS[2] else ""
+        link += f": {row['reason']}" if row["verdict"] not in FOUND else ""
         cells = row["where"], row["claim"], shown(row["paper_value"], unit), here, link
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |\n")
     return "\n\n" + head + "".join(lines) + "\n"
