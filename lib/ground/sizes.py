@@ -70,8 +70,7 @@ class Size:
 
 # What each is for: smoke, a test of the machinery; laptop, the whole study with real effects and wide intervals, in half an
 # hour on two cores; evening, narrower intervals; gpu, the papers' numbers of prompts, images and labels on one GPU; full,
-# with their number of updates. Half of evening's updates gave nine tenths of its gain on the selection prompts: hence
-# laptop's 140.
+# with their number of updates.
 SIZES = {
     "smoke": Size(
         prompts=(8, 6, 6, 12), images=(4, 4, 4, 4), unlabelled=32, unseen_prompts=(6, 4, 4, 4), unseen_images=4,
@@ -81,17 +80,17 @@ SIZES = {
         preference_epochs=2, adaptation_updates=6, adapted_images=2, adapted_captions=80,
     ),
     "laptop": Size(
-        prompts=(54, 29, 40, 160), images=(10, 10, 6, 8), unlabelled=1_200, unseen_prompts=(30, 20, 15, 15),
-        unseen_images=8, evaluation_stride=1, evaluation_images=4, candidates=16, references=1_000, selection_images=6,
-        selection_captions=200, fidelity_captions=400, reward_seeds=3, reward_epochs=10, finetune_seeds=1, updates=140,
-        batch=(40, 20), pretraining=3_000, judged=1_000, held_out=8, choice_prompts=(400, 200), choosers=12, users=400,
+        prompts=(54, 29, 40, 160), images=(10, 10, 6, 8), unlabelled=900, unseen_prompts=(30, 20, 15, 15),
+        unseen_images=8, evaluation_stride=1, evaluation_images=3, candidates=16, references=1_000, selection_images=4,
+        selection_captions=160, fidelity_captions=320, reward_seeds=3, reward_epochs=10, finetune_seeds=1, updates=100,
+        batch=(32, 16), pretraining=3_000, judged=1_000, held_out=8, choice_prompts=(400, 200), choosers=12, users=400,
         second_prompts=150, preference_seeds=3, preference_epochs=4, adaptation_updates=100, adapted_images=2,
-        adapted_captions=200,
+        adapted_captions=160,
     ),
     "evening": Size(
         prompts=(108, 58, 80, 354), images=(12, 12, 6, 8), unlabelled=3_000, unseen_prompts=(30, 20, 15, 15),
-        unseen_images=12, evaluation_stride=1, evaluation_images=8, candidates=16, references=2_000, selection_images=16,
-        selection_captions=500, fidelity_captions=1_000, reward_seeds=5, reward_epochs=10, finetune_seeds=2, updates=360,
+        unseen_images=12, evaluation_stride=1, evaluation_images=6, candidates=16, references=2_000, selection_images=10,
+        selection_captions=500, fidelity_captions=1_000, reward_seeds=5, reward_epochs=10, finetune_seeds=2, updates=200,
         batch=(48, 24), pretraining=6_000, judged=2_000, held_out=10, choice_prompts=(900, 400), choosers=12, users=400,
         second_prompts=300, preference_seeds=5, preference_epochs=4, adaptation_updates=140, adapted_images=3,
         adapted_captions=400,
