@@ -91,7 +91,8 @@ def worn(pipe, network: str, part: int, count: int = 500) -> tuple[torch.Tensor,
         second = regenerate(pipe, images[n:], scenes[n:], rng.uniform(0.1, 0.45, count - n), 1_000 * seed + part)
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(".partial")
-        save_file({"images": torch.from_numpy(np.concatenate([first, second])), "classes": torch.from_numpy(classes)}, new)
+        shown = torch.from_numpy(np.ascontiguousarray(np.concatenate([first, second])))
+        save_file({"images": shown, "classes": torch.from_numpy(classes)}, new)
         new.replace(path)
     tensors = load_file(path)
     return tensors["images"], tensors["classes"]
