@@ -14,7 +14,7 @@ from PIL import Image
 
 from lib.feedback import labels
 from lib.ground.paths import DATA
-from lib.ground.sizes import EXACT
+from lib.ground.sizes import SamplerSpec
 from lib.images import models
 from lib.images.sampling import image_digest, sample, seed_of
 from lib.world import prompts
@@ -26,12 +26,12 @@ LETTERS = {"g": "good", "b": "bad", "s": "skip"}
 
 def draw() -> None:
     """50 prompts of each category, one image each, in an order that tells nothing."""
-    rng = np.random.default_rng(200)
+    rng = np.random.default_rng(201)
     grid = prompts.grid()
     groups = [[p for p in grid if prompts.parse(p).category == c] for c in prompts.CATEGORIES]
     chosen = [str(p) for p in rng.permutation([p for g in groups for p in rng.permutation(g)[:50]])]
     seeds = [seed_of("reading", p) for p in chosen]
-    images = sample(models.load_generator(), chosen, seeds, EXACT)
+    images = sample(models.load_generator(), chosen, seeds, SamplerSpec())
     sheet = images.reshape(ROWS, COLUMNS, 64, 64, 3).swapaxes(1, 2).reshape(ROWS * 64, COLUMNS * 64, 3)
     FOLDER.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(FOLDER / "reader_images.png", optimize=True)
