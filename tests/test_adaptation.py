@@ -19,7 +19,7 @@ from lib.methods.adaptation import AdaptationSpec, adapt, near_uniform, select
 from lib.methods.denoising import Pairs
 from lib.methods.preference import PreferenceSpec
 from lib.methods.training import Updates
-from lib.study import wu
+from lib.study import users, wu
 from lib.study.wu import ADAPTATIONS, WuStudy
 from lib.world import prompts
 from lib.world.scenes import SEEN
@@ -111,6 +111,29 @@ def test_hps_selects_as_it_was_learnt_a_coin_as_many_and_swapped_labels_change_p
     assert swapped[0].tolist() == worst.tolist() and swapped[1].tolist() == best.tolist()
     assert [len(c) for c in coin] == [len(best), len(worst)] and coin[0].tolist() != best.tolist()
     assert len(best) < len(select(score, texts, np.ones(240, bool), 1.5)[0])  # at the scale of cosines more would pass
+
+
+def test_each_run_selects_by_a_classifier_of_its_own_and_its_coin_by_that_runs(monkeypatch):
+    texts = [f"prompt {i // 6}" for i in range(240)]
+    shown = SimpleNamespace(prompts=texts, pixels=np.random.default_rng(0).integers(0, 256, (240, 8, 8, 3)).astype(np.uint8))
+    monkeypatch.setattr(wu.sampling, "load_images", lambda images: images)
+    monkeypatch.setattr(WuStudy, "pool", [shown])
+    score = {(s, c): 3 * np.random.default_rng((s, c)).standard_normal(240) for s in (0, 1) for c in (0, 1)}
+    asked = []
+
+    def hps(self, images, by):
+        asked.append((by.seed, by.coin))
+        return score[by.seed, by.coin]
+
+    monkeypatch.setattr(WuStudy, "hps", hps)
+    stages = WuStudy("smoke")
+    found = {}
+    for run in (0, 1):
+        asked.clear()
+        found[run] = [stages.selection(AdaptationSpec(threshold=1.5, seed=run), coin) for coin in (False, True)]
+        assert asked == [(run, False), (run, False), (run, True)]
+        assert [len(part) for part in found[run][0]] == [len(part) for part in found[run][1]]
+    assert all(found[0][k][0].tolist() != found[1][k][0].tolist() for k in (0, 1))
 
 
 # ---- training -----------------------------------------------------------------------------------------------------
@@ -303,6 +326,7 @@ def test_a_pair_is_won_by_more_than_ten_of_twenty():
     found = np.zeros((20, 3), bool)
     found[:11, 0] = found[:10, 1] = found[:9, 2] = True
     assert adaptation.majorities(found).tolist() == [1, 0, -1]
+    assert adaptation.majorities(np.stack([found, ~found])).tolist() == [[1, 0, -1], [-1, 0, 1]]  # by run
 
 
 # ---- the study's stages -------------------------------------------------------------------------------------------
@@ -337,7 +361,7 @@ def adapted(monkeypatch):
         adaptation, "adapted", lambda load, streams, spec, inputs: SimpleNamespace(
             streams=streams(None), spec=spec, inputs=inputs)
     )  # fmt: skip
-    return made.adapted, scores[False]
+    return lambda arm, **how: made.adapted(arm, made.adaptation_spec(arm, **how)), scores[False]
 
 
 def test_the_worst_images_keep_their_prompt_behind_the_prefix(adapted):
@@ -370,6 +394,23 @@ def test_arms_differ_from_the_adapted_model_in_what_their_names_say(adapted):
         assert sum(arm(name).spec.batch) == sum(full.batch)
     with pytest.raises(ValueError, match="^unknown adaptation 'rank 5': one of adapted, regularisation only, "):
         arm("rank 5")
+    chosen = dict(learning_rate=0.03, updates=9, seed=1)
+    assert arm("rank 4", **chosen).spec == replace(full, rank=4, **chosen)
+
+
+def test_small_sizes_leave_out_arms_unless_they_are_asked_for_and_the_arms_of_a_test_have_runs():
+    every, named = list(ADAPTATIONS), {"adapted", "regularisation only", *adaptation.TESTED}
+    assert WuStudy("gpu").arms() == WuStudy("full").arms() == every
+    assert set(WuStudy("laptop").arms()) == set(WuStudy("smoke").arms()) == named
+    assert set(WuStudy("evening").arms()) == named | {"swapped labels", "no prefix"}
+    assert WuStudy("laptop").arms(["rank 4"]) == [a for a in every if a in named | {"rank 4"}]
+    for size, runs in (("laptop", 1), ("evening", 2), ("gpu", 3), ("full", 5)):
+        made = WuStudy(size)
+        for arm in every:
+            specs = made.adaptation_runs(arm, learning_rate=0.5)
+            assert len(specs) == (runs if arm in wu.RUNS else 1) and {s.learning_rate for s in specs} == {0.5}
+            assert [s.seed for s in specs] == list(range(len(specs)))
+        assert made.size.preference_seeds >= max(2, runs)  # of each run there are others to measure by
 
 
 def test_the_user_study_asks_about_a_hundred_prompts(monkeypatch):
@@ -380,14 +421,138 @@ def test_the_user_study_asks_about_a_hundred_prompts(monkeypatch):
     monkeypatch.setattr(WuStudy, "traits", lambda self, made: shown[made].traits)
     made = WuStudy("laptop")
     made.taste = TasteSpec()
-    images = {"adapted": "made a", "base": "made b"}
+    images = {"adapted": ["made a"], "base": ["made b"]}
     found, asked = made.study_votes(images, "adapted", "base")
-    assert found.shape == (20, 200) and len(set(asked)) == 100
+    assert found.shape == (1, 20, 200) and len(set(asked)) == 100
     assert {prompts.parse(p).category for p in asked} == {"count", "colour", "background"}
     assert np.array_equal(made.study_votes(images, "base", "adapted")[0], ~found) and 0.3 < found.mean() < 0.7
+    runs = {"adapted": ["made a", "made a"], "base": ["made b"]}  # the second is voted on anew, by the same users
+    again = made.study_votes(runs, "adapted", "base")[0]
+    assert np.array_equal(again[0], found[0]) and 0.2 < (again[1] != again[0]).mean() < 0.6
+    assert np.array_equal(made.study_votes(runs, "base", "adapted")[0], ~again)
+    others, on = made.study_votes(images, "adapted", "base", adaptation.SELECTOR)
+    assert len(set(on)) == 120 and (others[0][:, np.isin(on, asked)] != found[0]).mean() > 0.2  # by other users
     shown["made b"].prompts = texts[::-1]
     with pytest.raises(ValueError, match="^a user study compares images of the same prompts in the same order$"):
         made.study_votes(images, "adapted", "base")
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """A study in which an image's name says how much users like it: 240 images of the 120 prompts, judge-b as users."""
+    texts = [p for p in prompts.evaluation_prompts() for _ in range(2)]
+    shown = SimpleNamespace(prompts=texts, names=[f"image {i}" for i in range(240)])
+    monkeypatch.setattr(sampling, "load_images", lambda made: shown)
+    monkeypatch.setattr(WuStudy, "traits", lambda self, made: made[:, None] * [1.0, 0, 0, 0, 0])
+    monkeypatch.setattr(WuStudy, "verdicts", lambda self, made, judge: made > {"b": 2.0}[judge])
+    made = WuStudy("laptop")
+    made.taste = TasteSpec(spread=0.0)
+    return made
+
+
+def test_a_row_of_the_user_study_is_of_pairs_drawn_by_prompt_and_run(judged):
+    better = np.where(np.arange(240) % 24 < 6, 9.0, -9.0)  # three prompts of twelve are surely won
+    row = judged.user_study({"x": [better, better], "y": [np.zeros(240)]}, "x", "y")
+    asked = np.array([i for i in range(240) if (i // 2) % 6 < 5])
+    won = (better[asked] > 0).mean()
+    assert (row["a"], row["b"], row["net_pairs"], row["net_prompts"], row["seeds"]) == ("x", "y", 200, 100, 2)
+    assert (row["judge_b_pairs"], row["judge_b_prompts"]) == (240, 120)  # judge-b sees all
+    assert row["win"] == pytest.approx(won) and row["lose"] == pytest.approx(1 - won)
+    assert row["net"] == pytest.approx(2 * won - 1) and row["net_low"] < row["net"] < row["net_high"]
+    assert row["judge_b"] == pytest.approx((better > 0).mean()) and row["judge_b_low"] > 0
+    single = judged.user_study({"x": [better[::-1], better], "y": [np.zeros(240)]}, "x", "y")  # runs that disagree
+    assert single["net_high"] - single["net_low"] > row["net_high"] - row["net_low"]
+
+
+def test_settings_are_compared_with_the_centre_on_the_same_pairs_by_users_who_vote_nowhere_else(judged, monkeypatch):
+    made, who, votes = {}, [], adaptation.votes
+    monkeypatch.setattr(WuStudy, "adapted", lambda self, arm, spec: (arm, spec))
+    monkeypatch.setattr(adaptation, "votes", lambda a, b, names, users, taste: (who.extend(users),
+                                                                                votes(a, b, names, users, taste))[1])
+
+    def adapted_images(self, kind, lora, negative_prompt):
+        made[lora] = kind, negative_prompt
+        return np.zeros(240) if lora is None else np.full(240, {1: 0.0, 2: 0.5, 3: 9.0, 4: -9.0}[lora[1].updates])
+
+    monkeypatch.setattr(WuStudy, "adapted_images", adapted_images)
+    grid = [AdaptationSpec(updates=n) for n in (2, 1, 3, 4)]
+    rows = judged.compared_settings(grid)
+    assert set(made.values()) == {("selection", adaptation.PREFIX)} and {lora[0] for lora in made if lora} == {"adapted"}
+    assert [r["updates"] for r in rows] == [2, 1, 3, 4] and {r["learning_rate"] for r in rows} == {grid[0].learning_rate}
+    assert rows[0]["ahead"] == rows[0]["ahead_low"] == rows[0]["ahead_high"] == 0 < rows[0]["low"]
+    assert [r["gain"] for r in rows[1:]] == [0, 1, -1] and rows[0]["prompts"] == 120
+    assert all(r["ahead"] == pytest.approx(r["gain"] - rows[0]["gain"]) for r in rows)
+    assert rows[1]["ahead_high"] < 0 < rows[2]["ahead_low"]
+    assert {u.split("-")[0] for u in who} == {adaptation.SELECTOR} != {adaptation.VOTER}
+
+
+def test_hps_is_measured_by_every_classifier_but_the_one_that_selected(monkeypatch):
+    made = WuStudy("laptop")
+    asked = []
+    monkeypatch.setattr(WuStudy, "hps", lambda self, images, by: (asked.append(by), np.full(4, 10.0**by.seed))[1])
+    for run, expected in ((0, (10 + 100) / 2), (1, (1 + 100) / 2), (2, (1 + 10) / 2)):
+        np.testing.assert_allclose(made.hps_of_others(None, run), np.full(4, expected))
+    assert not any(by.coin or by.choices < 1 for by in asked)
+    made.size = replace(made.size, preference_seeds=1)
+    with pytest.raises(ValueError, match="^HPS is to be measured by a classifier that did not select: give "):
+        made.hps_of_others(None)
+
+
+def test_table_4_measures_each_run_by_the_classifiers_that_did_not_select_for_it(monkeypatch):
+    """Of a model of one run too, so that both sides of a difference are measured by the same ones."""
+    made = WuStudy("evening")
+    monkeypatch.setattr(WuStudy, "hps", lambda self, images, by: np.full(3, images + 10.0**by.seed))
+    for name in ("aesthetic", "panel_shares"):
+        monkeypatch.setattr(WuStudy, name, lambda self, images: np.full(3, float(images)))
+    monkeypatch.setattr(WuStudy, "verdicts", lambda self, images, judge: np.full(3, judge == "b"))
+    monkeypatch.setattr(WuStudy, "embeddings", lambda self, images: (np.full((3, 2), images), np.ones((3, 2))))
+    two, one = made.scored([1000, 2000]), made.scored([1000])
+    assert made.size.finetune_seeds == 2 and made.size.preference_seeds == 5
+    powers = 10.0 ** np.arange(5)
+    others = np.array([powers[[1, 2, 3, 4]].mean(), powers[[0, 2, 3, 4]].mean()])
+    np.testing.assert_allclose(two["hps"], np.tile((others + [1000, 2000])[:, None] / 100, 3))
+    np.testing.assert_allclose(one["hps"], np.tile((others + 1000)[:, None] / 100, 3))
+    assert two["aesthetic"].tolist() == two["panel"].tolist() == [[1000.0] * 3, [2000.0] * 3]
+    assert two["judge_b"].tolist() == [[1.0] * 3] * 2 and one["clip_score"].shape == (1, 3)
+
+
+def test_differences_of_models_are_paired_by_image_and_run_and_shares_of_what_may_be_nothing_are_left_out():
+    rng, texts = np.random.default_rng(0), [f"prompt {i // 4}" for i in range(80)]
+    b = rng.uniform(5, 9, (1, 80))
+    values = {"a": {"good": np.concatenate([1.1 * b, 1.3 * b]), "near 0": b - b.mean()},
+              "b": {"good": b, "near 0": b - b.mean() - 1e-3}}  # fmt: skip
+    good, near = adaptation.differences(values, "a", "b", texts)
+    assert (good["a"], good["b"], good["measure"], good["prompts"], good["seeds"]) == ("a", "b", "good", 20, 2)
+    assert good["value"] == pytest.approx(0.2 * b.mean()) and good["low"] < good["value"] < good["high"]
+    assert good["relative"] == pytest.approx(0.2)
+    assert (good["relative_low"], good["relative_high"]) == pytest.approx((0.1, 0.3))  # either run twice
+    assert near["value"] == pytest.approx(1e-3) and near["high"] - near["low"] < 1e-9
+    assert near["relative"] is near["relative_low"] is near["relative_high"] is None
+
+
+def test_what_is_said_of_the_prefix_follows_the_verdicts():
+    no, other, coin = adaptation.TESTED
+    assert (no, other, coin) == ("no non-preferred", "another prefix", "coin choices")
+    said = {v: adaptation.mechanism({no: v, other: "no difference shown", coin: "better"}, 1)
+            for v in ("better", "worse", "no difference shown")}  # fmt: skip
+    assert len(set(said.values())) == 3
+    assert " holds here; " in said["better"] and "users like less what is drawn" in said["better"]
+    assert " does not hold here; " in said["worse"] and " is not shown here; " in said["no difference shown"]
+    assert all("another prefix shows no difference and a coin does worse." in s for s in said.values())
+    assert all(s.endswith("Intervals are over prompts only, of one run an arm.") for s in said.values())
+    two = adaptation.mechanism({no: "better", other: "worse", coin: "no difference shown"}, 2)
+    assert "; another prefix does better and a coin shows no difference. " in two
+    assert two.endswith("Intervals are over prompts and 2 runs an arm.")
+
+
+def test_traits_are_in_spreads_of_training_images_of_one_prompt(monkeypatch):
+    raw = {"train": np.array([[0.0, 100], [2, 104], [0, 500], [2, 504]]) * np.ones((1, 2)), "shown": np.array([[6.0, 40]])}
+    monkeypatch.setattr(WuStudy, "choice_images", lambda self, part: part)
+    monkeypatch.setattr(WuStudy, "_traits", lambda self, images: raw[images])
+    monkeypatch.setattr(sampling, "load_images", lambda images: SimpleNamespace(prompts=list("aabb")))
+    made = WuStudy("smoke")
+    np.testing.assert_allclose(made.trait_units, [2**0.5, 2 * 2**0.5])
+    np.testing.assert_allclose(made.traits("shown"), [[6 / 2**0.5, 40 / 2**1.5]])
 
 
 def test_liking_is_the_sum_of_what_each_trait_adds_at_the_mean_users_weight(monkeypatch):
@@ -426,10 +591,13 @@ def test_a_choosers_guess_is_made_by_somebody_else(monkeypatch):
     assert chosen[["prompt"]].equals(guessed[["prompt"]]) and len(chosen) == 10 * SIZES["smoke"].choosers
     assert not set(chosen.user) & set(guessed.user)
     assert not chosen.duplicated(["prompt", "user"]).any()
+    made.taste = TasteSpec(last=0.9)  # people who choose mostly take the last; who guesses does not know which that was
+    assert (made.choices(None).chosen == 3).mean() > 0.7 and (made.guesses(None).chosen == 3).mean() < 0.6
+    made.taste = TasteSpec()
     monkeypatch.setattr(WuStudy, "choice_images", lambda self, part: None)
     for learnt, coin in zip(made.training_choices, (False, True), strict=True):
         wanted = choices.groups_of(made.choices(None, coin), shown.digests, shown.prompts)
         assert all(np.array_equal(a, b) for a, b in zip(learnt, wanted, strict=True))
     assert not np.array_equal(*(picked for _, picked in made.training_choices))
-    assert isinstance(chosen, pd.DataFrame) and set(wu.PARTS) == {"train", "test"}
+    assert isinstance(chosen, pd.DataFrame) and set(users.PARTS) == {"train", "test"}
     assert choices.checked(chosen).equals(chosen)

@@ -46,6 +46,11 @@ def test_what_surely_costs_more_than_the_budget_is_never_chosen_while_anything_e
     assert capsys.readouterr().out == "all settings cost more than 20% of distance: the one that costs least is taken\n"
 
 
+def test_without_a_budget_no_distance_is_asked_for():
+    rows = [dict(gain=g, ahead_low=a) for g, a in ((0.1, 0.0), (0.2, 0.01), (0.3, -0.1))]
+    assert settled(rows) is rows[1] and settled(rows[::2]) is rows[0]
+
+
 def test_the_scales_are_those_that_were_promised():
     assert len(SWEPT) >= 6 and min(SWEPT) == 1 and max(SWEPT) == 8 and BUDGET == 1.5
     assert len(COMPARED) >= 5 and set(COMPARED) < set(SWEPT)

@@ -65,6 +65,12 @@ def select(updates: int = 6) -> None:
     report.write("selection", [other, row, other], "smoke", "05_fine_tuning")
 
 
+def settle(updates: int = 3) -> None:
+    """What notebook 09 stores of its choice."""
+    row = dict(learning_rate=0.03, updates=updates, chosen=True)
+    report.write("adaptation_selection", [row | dict(updates=9, chosen=False), row], "smoke", "09_preference_adaptation")
+
+
 def shifted(path: Path, by: float) -> dict:
     """Weights of a safetensors file, moved a little: another model of the same form."""
     return {k: (v.float() * (1 + by)).half() if v.dtype.is_floating_point else v for k, v in load_file(path).items()}
@@ -73,7 +79,7 @@ def shifted(path: Path, by: float) -> dict:
 @pytest.fixture
 def trained(tmp_path, monkeypatch):
     """A function of names of models: they are trained then, in form and not in earnest, and no other is."""
-    select()
+    select(), settle()
     known, unet, clip = {}, MODELS / "mini-sd/unet/diffusion_pytorch_model.safetensors", MODELS / "mini-clip"
 
     def found(name, spec, make) -> Artifact:
@@ -98,14 +104,14 @@ def trained(tmp_path, monkeypatch):
 
         return found("unet", asdict(spec) | {"arm": arm}, make)
 
-    def adapted(self, arm):
+    def adapted(self, arm, spec):
         def make(folder):
             g = torch.Generator().manual_seed(1)
             few = Pairs(torch.randn(4, 16, 8, 8, generator=g), torch.randn(1, 16, 128, generator=g),
                         torch.zeros(4, dtype=torch.long), torch.ones(4))  # fmt: skip
             adapt(models.load_generator(), [few] * 3, AdaptationSpec(rank=4, updates=2, batch=(2, 1, 1), warmup=1), folder)
 
-        return found("lora", asdict(self.adaptation_spec(arm)) | {"coin": arm == "coin choices"}, make)
+        return found("lora", asdict(spec) | {"coin": arm == "coin choices"}, make)
 
     def tuned_clip(self, spec=PreferenceSpec()):
         def make(folder):
@@ -175,10 +181,12 @@ def test_a_lora_loads_on_the_stock_base_and_its_card_holds_the_prefix(trained, c
         assert sorted(p.name for p in (tmp_path / arm).iterdir()) == ["card.json", "pytorch_lora_weights.safetensors"]
         card = json.loads((tmp_path / arm / "card.json").read_text("utf-8"))
         assert f"negative_prompt={prefix!r}" in card["draw"] and card["spec"]["prefix"] == prefix
+        assert [card["spec"][k] for k in ("learning_rate", "updates", "seed")] == [0.03, 3, 0]
     pipe = StableDiffusionPipeline.from_pretrained(MODELS / "mini-sd")
     pipe.load_lora_weights(tmp_path / "adapted")
     assert pipe.get_active_adapters()
-    own = WuStudy("smoke").adapted("adapted").path
+    study = WuStudy("smoke")
+    own = study.adapted("adapted", study.adaptation_spec("adapted", learning_rate=0.03, updates=3)).path
     weights = load_file(tmp_path / "adapted" / "pytorch_lora_weights.safetensors")
     trained_weights = load_file(own / "pytorch_lora_weights.safetensors")
     assert all(torch.equal(weights[k], v) for k, v in trained_weights.items()) and len(weights) == len(trained_weights) > 8
@@ -252,7 +260,8 @@ def test_what_is_not_trained_is_refused_with_the_notebooks_to_run_in_their_order
     }.items():  # fmt: skip
         paths = " ".join(f"notebooks/{n}.ipynb" for n in notebooks)
         words = f"run {', '.join(notebooks)} first", f"python -m lib.desk.run {paths} --size smoke"
-        assert refused(command(name, tmp_path / "x"), "not trained yet at size smoke", *words), name
+        also = [f"with {name!r} among its ablations"] if name == "swapped labels" else []  # smoke leaves it out
+        assert refused(command(name, tmp_path / "x"), "not trained yet at size smoke", *words, *also), name
         assert all((ROOT / "notebooks" / f"{n}.ipynb").exists() for n in notebooks)
     assert not (tmp_path / "x").exists()
 
@@ -267,6 +276,10 @@ def test_missing_results_of_notebook_05_are_refused_by_its_name_and_broken_ones_
     for broken in ("{", '{"rows": []}', '{"rows": [{"chosen": true}]}', '{"rows": null}'):
         path.write_text(broken)
         assert refused(command("full method", tmp_path / "x"), "selection.json", "05_fine_tuning"), broken
+    select(), settle(4)
+    assert refused(command("adapted", tmp_path / "x"), "not trained yet", "run 09_preference_adaptation first")
+    path.with_name("adaptation_selection.json").write_text("{")
+    assert refused(command("adapted", tmp_path / "x"), "adaptation_selection.json", "09_preference_adaptation")
 
 
 def test_a_choice_of_other_updates_is_another_model(trained, command, tmp_path):

@@ -89,6 +89,26 @@ def test_the_intervals_width_is_that_of_new_samples():
     assert spread / 2 < said < 2 * spread
 
 
+def test_halves_of_prompts_say_what_single_images_of_them_say_and_halves_of_images_too_little():
+    """Each of 150 images eight times, as a chosen image is: no more is known than by one of each."""
+    x, y, other = (normal(150, 8, i) for i in range(3))
+    eight, prompts = [np.repeat(part, 8, 0) for part in (x, y + 0.4, other + 0.2)], np.repeat(np.arange(150), 8)
+    once, clustered = distance_with_interval(x, y + 0.4), distance_with_interval(*eight[:2], clusters=prompts)
+    assert clustered.high - clustered.value == pytest.approx(once.high - once.value, rel=0.02) and clustered.n == 1200
+    blind = distance_with_interval(*eight[:2])
+    assert blind.value == clustered.value and blind.high - blind.value < 0.6 * (clustered.high - clustered.value)
+    change, alone = distance_change(*eight, clusters=prompts), distance_change(x, y + 0.4, other + 0.2)
+    for end in ("high", "relative_high"):
+        middle = {"high": "value"}.get(end, "relative")
+        reach, wanted = (getattr(c, end) - getattr(c, middle) for c in (change, alone))
+        assert reach == pytest.approx(wanted, rel=0.02)
+    few = distance_with_interval(*(part[:80] for part in eight[:2]), clusters=prompts[:80])  # 10 prompts, a half is 5
+    whole = distance_with_interval(x[:8], y[:8], clusters=np.arange(8))
+    assert few.high > few.value and whole.low == whole.high == frechet_distance(x[:8], y[:8])
+    with pytest.raises(ValueError, match="^need a cluster an image: got 3 for 150$"):
+        distance_with_interval(x, y, clusters=[1, 2, 3])
+
+
 def test_an_interval_needs_as_many_images_a_side():
     with pytest.raises(ValueError, match="^need as many real as generated images, got 80 and 70$"):
         distance_with_interval(normal(80, 8, 0), normal(70, 8, 1))

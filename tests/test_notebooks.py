@@ -13,7 +13,7 @@ import pytest
 from lib.desk.parameters import PROMPT, check_values, kind_of, parameters
 from lib.ground.domains import clauses, fits
 from lib.ground.paths import ROOT
-from lib.study.wu import ADAPTATIONS
+from lib.study.wu import ADAPTATIONS, FROM
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 every = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -80,7 +80,9 @@ def accepted(cell, name, value):
      ("10_side_effects", dict(draws=60), dict(draws=0)),
      ("07_rejection_sampling", dict(noise=0), dict(noise=-0.5)),
      ("08_preference_score", dict(shares=[0.05, 1]), dict(shares=[0])),
-     ("09_preference_adaptation", dict(ablations=[]), dict(ablations=["adapted"])),
+     ("09_preference_adaptation", dict(ablations=["rank 4"]), dict(ablations=["adapted"])),
+     ("09_preference_adaptation", dict(learning_rates=[0.1]), dict(learning_rates=[0])),
+     ("09_preference_adaptation", dict(lengths=[0.1, 4]), dict(lengths=[0])),
      ("99_claims", dict(widest=20), dict(widest=0))],
 )  # fmt: skip
 def test_what_a_notebook_suggests_to_try_is_inside_a_domain_and_what_it_cannot_do_is_outside(name, inside, outside):
@@ -93,11 +95,9 @@ def test_what_a_notebook_suggests_to_try_is_inside_a_domain_and_what_it_cannot_d
 
 def test_the_ablations_of_adaptation_are_all_that_are_not_in_every_run():
     (path,) = [p for p in NOTEBOOKS if p.stem.startswith("09")]
-    sources = [c["source"] for c in cells(path, "code")]
-    (line,) = [s for source in sources for s in source.splitlines() if s.startswith("controls = ")]
-    default, comment = parameters(sources[0])["ablations"]
-    left = [a for a in ADAPTATIONS if a not in ("adapted", "regularisation only", *ast.literal_eval(line.split(" = ")[1]))]
-    assert default == left and all(accepted(sources[0], "ablations", [a]) for a in left)
+    source = cells(path, "code")[0]["source"]
+    default, comment = parameters(source)["ablations"]
+    assert default == [] and {a for a in ADAPTATIONS if accepted(source, "ablations", [a])} == set(FROM)
 
 
 @every

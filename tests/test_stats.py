@@ -297,5 +297,9 @@ def test_a_relative_difference_is_that_of_the_means_and_pairs_what_is_compared()
     noisy = relative_difference(b + rng.normal(0, 1, 400), b, prompts)
     assert noisy.low < 0 < noisy.high and noisy.clusters == 40 and noisy.high - noisy.low < 0.1
     assert relative_difference(b, 2 * b, prompts).value == pytest.approx(-0.5)  # not the other way round
+    runs = relative_difference(np.stack([1.1 * b, 1.3 * b]), np.stack([b, b]), prompts)  # runs are drawn with prompts
+    assert runs.value == pytest.approx(0.2) and (runs.low, runs.high) == pytest.approx((0.1, 0.3)) and runs.seeds == 2
     with pytest.raises(ValueError, match="needs the same items on both sides"):
         relative_difference(b, b[:-1], prompts)
+    with pytest.raises(ValueError, match="the statistic is NaN"):
+        relative_difference(b, -b, prompts)

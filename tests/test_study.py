@@ -148,6 +148,18 @@ def test_the_few_images_of_a_model_are_those_that_an_adapted_one_draws(asked, mo
     assert [a.spec.negative_prompt for a in drawn] == ["Weird image. ", "", ""] and "lora" in drawn[1].generator
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_an_adaptations_settings_are_chosen_on_images_of_the_selection_prompts_from_their_noise(asked, size):
+    LeeStudy(size).selection_images()
+    made = WuStudy(size)
+    for lora in (None, artifact("lora")):
+        made.adapted_images("selection", lora, "Weird image. ")
+    whole, *few = ([*zip(a.prompts, a.numbers, strict=True)] for a in asked)
+    assert {a.stream for a in asked} == {"selection"} and {a.spec.negative_prompt for a in asked[1:]} == {"Weird image. "}
+    assert few[0] == few[1] and set(few[0]) <= set(whole) and {p for p, _ in few[0]} == set(prompts.selection_prompts())
+    assert not {p for p, _ in few[0]} & set(prompts.evaluation_prompts())
+
+
 def test_fewer_images_of_the_evaluation_prompts_are_the_first_of_all(asked):
     made = LeeStudy("laptop")
     made.evaluation_images(), made.evaluation_images(None, 2)

@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from lib.ground.sizes import EXACT, SIZES, size_named
 from lib.methods.reward import Reward, RewardSpec
 from lib.study.common import Study
 from lib.study.lee import ARMS, OTHER_WEIGHTINGS, SETTINGS, LeeStudy
-from lib.study.wu import ADAPTATIONS, WuStudy
+from lib.study.wu import ADAPTATIONS, CHOSEN, WuStudy
 
 NAMES = (*ARMS, *OTHER_WEIGHTINGS, *ADAPTATIONS, "reward", "hps")
 
@@ -86,15 +86,15 @@ def vacant(folder: str) -> Path:
 # ---- what is trained ---------------------------------------------------------------------------------------------
 
 
-def chosen(size: str) -> dict:
-    """The settings that notebook 05 chose; raises NotMade where it did not run yet."""
+def chosen(size: str, of: str = "selection", what: Sequence[str] = SETTINGS) -> dict:
+    """What notebook 05 chose, or 09 as `adaptation_selection`; raises NotMade where it did not run yet."""
     try:
-        (best,) = [row for row in report.read("selection", size) if row["chosen"]]
-        return {name: best[name] for name in SETTINGS}
+        (best,) = [row for row in report.read(of, size) if row["chosen"]]
+        return {name: best[name] for name in what}
     except FileNotFoundError as error:
         raise NotMade(str(error)) from None
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"selection.json of size {size} is not as 05_fine_tuning writes it: run it again") from None
+        raise ValueError(f"{of}.json of size {size} is not as {report.maker(of)} writes it: run it again") from None
 
 
 def study_of(name: str, size: str) -> Study:
@@ -108,6 +108,11 @@ def tuned(study: LeeStudy, arm: str) -> tuple[Artifact, int]:
     return study.finetuned(arm, spec), spec.updates
 
 
+def adapted(study: WuStudy, arm: str) -> Artifact:
+    """The LoRA of an adaptation's first run, as in notebook 09."""
+    return study.adapted(arm, study.adaptation_spec(arm, **chosen(study.name, "adaptation_selection", CHOSEN)))
+
+
 def makers(name: str) -> list[tuple[str, Callable[[Study], object]]]:
     """The notebooks that lead to a model, in order, each with what it leaves behind; the last leaves the model itself."""
     images = ("01_images_to_judge", lambda study: (study.labelled_images, study.unlabelled_images))
@@ -115,7 +120,7 @@ def makers(name: str) -> list[tuple[str, Callable[[Study], object]]]:
     selection = ("05_fine_tuning", lambda study: chosen(study.name))
     score = ("08_preference_score", lambda study: study.tuned_clip())
     if name in ADAPTATIONS:
-        return [images, selection, score, ("09_preference_adaptation", lambda study: study.adapted(name))]
+        return [images, selection, score, ("09_preference_adaptation", lambda study: adapted(study, name))]
     if name in ("reward", "hps"):
         return [images, rewards] if name == "reward" else [score]
     last = "10_side_effects" if name in OTHER_WEIGHTINGS else "05_fine_tuning"
@@ -129,7 +134,8 @@ def find(study: Study, name: str):
         return found
     wanted = list(dict.fromkeys(notebook for notebook, ask in steps if if_found(lambda ask=ask: ask(study)) is None))
     command = f"python -m lib.desk.run {' '.join(f'notebooks/{n}.ipynb' for n in wanted)} --size {study.name} --force"
-    raise NotMade(f"{name!r} is not trained yet at size {study.name}: run {', '.join(wanted)} first ({command})")
+    asked = f", with {name!r} among its ablations" if name in ADAPTATIONS and name not in study.arms() else ""
+    raise NotMade(f"{name!r} is not trained yet at size {study.name}: run {', '.join(wanted)} first ({command}){asked}")
 
 
 def state(study: Study, name: str) -> str:
@@ -145,16 +151,14 @@ def state(study: Study, name: str) -> str:
 
 def export(study: Study, name: str, folder: str) -> tuple[Path, dict]:
     """Write a trained model, whole or not at all, into a new or empty folder; returns its real path and the model's card."""
-    to = vacant(folder)
-    found = find(study, name)
+    to, found = vacant(folder), find(study, name)
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
         beside = tempfile.TemporaryDirectory(dir=to.parent, prefix=".export-")
     except OSError as error:
         raise ValueError(f"cannot write in {to.parent} ({error.strerror}): name a folder elsewhere") from None
     with beside:
-        new = Path(beside.name) / "model"  # with the usual permissions, which the temporary folder has not
-        new.mkdir()
+        (new := Path(beside.name) / "model").mkdir()  # with the usual permissions, which the temporary folder has not
         write = {"reward": write_reward, "hps": write_hps}.get(name, write_lora if name in ADAPTATIONS else write_pipeline)
         card = {"model": name, "size": study.name} | write(study, name, found, new)
         save_json(new / "card.json", card | {"files": file_digests(new)})

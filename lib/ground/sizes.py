@@ -48,7 +48,7 @@ class Size:
     fidelity_captions: int  # held-out web captions for the Fréchet distance
     reward_seeds: int
     reward_epochs: int
-    finetune_seeds: int  # runs of the full method and of constant reward; one of every other arm
+    finetune_seeds: int  # runs of the full method, of constant reward and of `lib.study.wu.RUNS`; one of every other arm
     updates: int
     batch: tuple[int, int]  # model-generated, pre-training
     pretraining: int  # web pairs of the pre-training loss
@@ -85,7 +85,7 @@ SIZES = {
         unseen_images=8, evaluation_stride=1, evaluation_images=4, candidates=16, references=1_000, selection_images=6,
         selection_captions=200, fidelity_captions=400, reward_seeds=3, reward_epochs=10, finetune_seeds=1, updates=140,
         batch=(40, 20), pretraining=3_000, judged=1_000, held_out=8, choice_prompts=(400, 200), choosers=12, users=400,
-        second_prompts=150, preference_seeds=3, preference_epochs=4, adaptation_updates=120, adapted_images=2,
+        second_prompts=150, preference_seeds=3, preference_epochs=4, adaptation_updates=100, adapted_images=2,
         adapted_captions=200,
     ),
     "evening": Size(
@@ -93,7 +93,7 @@ SIZES = {
         unseen_images=12, evaluation_stride=1, evaluation_images=8, candidates=16, references=2_000, selection_images=16,
         selection_captions=500, fidelity_captions=1_000, reward_seeds=5, reward_epochs=10, finetune_seeds=2, updates=360,
         batch=(48, 24), pretraining=6_000, judged=2_000, held_out=10, choice_prompts=(900, 400), choosers=12, users=400,
-        second_prompts=300, preference_seeds=5, preference_epochs=4, adaptation_updates=180, adapted_images=3,
+        second_prompts=300, preference_seeds=5, preference_epochs=4, adaptation_updates=140, adapted_images=3,
         adapted_captions=400,
     ),
     "gpu": Size(

@@ -20,7 +20,7 @@ PACKAGES = ("lib", "pretrain")
 # They say where results lie, how they look and what is refused, not what they are.
 NOT_CODE = {"lib.ground.cache", "lib.ground.checks", "lib.ground.domains", "lib.ground.memory", "lib.ground.paths",
             "lib.ground.source", "lib.desk.figures", "lib.desk.report", "lib.desk.run"}  # fmt: skip
-TOGETHER = ("lib.study.common", "lib.study.lee", "lib.study.wu")  # a class and what is made of it
+TOGETHER = ("lib.study.common", "lib.study.lee", "lib.study.users", "lib.study.wu")  # a class and what is made of it
 COMPUTING = ("torch", "torchvision", "numpy", "scipy", "pandas", "pyarrow", "statsmodels", "torchmetrics", "diffusers",
              "transformers", "tokenizers", "open_clip_torch", "timm", "peft", "accelerate", "safetensors",
              "pillow")  # fmt: skip

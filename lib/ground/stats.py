@@ -209,16 +209,17 @@ def paired_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, **options
 
 
 def relative_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, draws: int = 500) -> Interval:
-    """Mean of `a` over that of `b`, less 1, on the same items [item], with the interval of `cluster_bootstrap`."""
+    """Mean of `a` over that of `b`, less 1, on the same items, [item] or [seed, item], with the interval of
+    `cluster_bootstrap`. Raises ValueError where the mean of `b` is not above 0, on more than 5 % of the draws or at all."""
     a, b = np.asarray(a, float), np.asarray(b, float)
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"a relative difference needs the same items on both sides, in one row: {a.shape}, {b.shape}")
+    if a.shape != b.shape:
+        raise ValueError(f"a relative difference needs the same items on both sides: {a.shape}, {b.shape}")
 
-    def ratio(rows: np.ndarray) -> float:
-        below = b[rows].sum()
-        return a[rows].sum() / below - 1 if below > 0 else float("nan")
+    def ratio(both: np.ndarray) -> float:
+        return both.real.mean() / both.imag.mean() - 1 if both.imag.mean() > 0 else float("nan")
 
-    return cluster_bootstrap(np.arange(len(a)), clusters, statistic=ratio, draws=draws)
+    both = finite("values", a) + 1j * finite("values", b)  # one number an item, so that its two sides are drawn together
+    return cluster_bootstrap(both, clusters, statistic=ratio, draws=draws)
 
 
 def share_interval(right: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import nn
 
 from lib.ground.checks import finite
@@ -88,44 +89,58 @@ class Band:
     n: int
 
 
-def _with_halves(real: np.ndarray, fakes: list[np.ndarray], draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _with_halves(
+    real: np.ndarray, fakes: list[np.ndarray], draws: int, seed: int, clusters: ArrayLike | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Fréchet distances of whole sets, float [set], and of `draws` halves, [draw, set]: the same rows of each set.
 
-    Halves are drawn without replacement, of as many images as features or more; where that is all images they do not vary.
+    Halves are drawn without replacement, of the images or of their `clusters` (prompts) [image], with as many images as
+    features or more; where that is all images they do not vary.
     """
     if any(len(fake) != len(real) for fake in fakes):
         counts = " and ".join(str(len(x)) for x in (real, *fakes))
         raise ValueError(f"need as many real as generated images, got {counts}")
     if draws < 2:
         raise ValueError(f"an interval needs at least 2 draws, got {draws}")
-    rng, size = rng_of(seed), max(len(real) // 2, real.shape[1])
-    whole = np.array([frechet_distance(real, fake) for fake in fakes])
-    if size == len(real):
+    member = np.arange(len(real)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    if len(member) != len(real):
+        raise ValueError(f"need a cluster an image: got {len(member)} for {len(real)}")
+    members = np.split(np.argsort(member, kind="stable"), np.bincount(member).cumsum()[:-1])
+    whole, rng, halves = np.array([frechet_distance(real, fake) for fake in fakes]), rng_of(seed), []
+    for _ in range(draws):
+        order = [members[c] for c in rng.permutation(len(members))]
+        enough = 1 + np.searchsorted(np.cumsum([len(m) for m in order]), real.shape[1])
+        halves.append(np.concatenate(order[: max(len(order) // 2, enough)]))
+    if any(len(h) == len(real) for h in halves):
         return whole, np.stack([whole, whole])
-    halves = [rng.permutation(len(real))[:size] for _ in range(draws)]
     return whole, np.array([[frechet_distance(real[h], fake[h]) for fake in fakes] for h in halves])
 
 
-def distance_with_interval(real: np.ndarray, fake: np.ndarray, draws: int = 20, seed: int = 0) -> Distance:
+def distance_with_interval(
+    real: np.ndarray, fake: np.ndarray, draws: int = 20, seed: int = 0, clusters: ArrayLike | None = None
+) -> Distance:
     """Fréchet distance of all images, with an interval from `draws` subsamples without replacement.
 
-    Half of the images a side are drawn each time (a pair of real and generated images of one caption stays together). Around
-    the whole sample's value the halves spread as whole samples do around the population's; their bias, larger because there
+    Half of the images a side are drawn each time (a pair of real and generated images of one caption stays together), or
+    half of the `clusters` [image], prompts of several images: those resemble each other, or are one image twice. Around the
+    whole sample's value the halves spread as whole samples do around the population's; their bias, larger because there
     are fewer of them, is not carried over: the interval is centred on the value.
     """
-    (value,), halves = _with_halves(real, [fake], draws, seed)
+    (value,), halves = _with_halves(real, [fake], draws, seed, clusters)
     spread = 1.96 * halves.std(0, ddof=1).item()
     return Distance(float(value), max(0.0, value - spread), value + spread, len(real))
 
 
-def distance_change(real: np.ndarray, fake: np.ndarray, other: np.ndarray, draws: int = 20, seed: int = 0) -> Change:
+def distance_change(
+    real: np.ndarray, fake: np.ndarray, other: np.ndarray, draws: int = 20, seed: int = 0, clusters: ArrayLike | None = None
+) -> Change:
     """Fréchet distance of `fake` less that of `other`, both to `real`, and that difference as a share of `other`'s.
 
     Row i of all three belongs to one caption, and both models are measured on the same halves (`distance_with_interval`):
     what makes a half hard for both cancels. The share's interval is that of a ratio, linearised about the whole sample's.
     Raises ValueError where `other` is at no distance, of which nothing is a share.
     """
-    (mine, base), halves = _with_halves(real, [fake, other], draws, seed)
+    (mine, base), halves = _with_halves(real, [fake, other], draws, seed, clusters)
     if base <= 0:
         raise ValueError("the other model is at no distance from the real images: no difference is a share of that")
     value, relative = float(mine - base), float(mine / base - 1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from lib.feedback.taste import TasteSpec, weights
-from lib.ground import checkpoint
+from lib.ground import checkpoint, stats
 from lib.ground.cache import Artifact, stage
 from lib.ground.checks import finite
 from lib.ground.domains import check
@@ -31,6 +31,8 @@ PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]  # of all attention in the U-
 AT_LEAST = 4  # images a group
 FEWEST = 2  # prompts that are selected, whatever the threshold: an interval over prompts needs two
 USERS = 20  # of the user study
+VOTER, SELECTOR = "voter", "selector"  # users of the study, and users who choose rate and updates: nobody is both
+TESTED = ("no non-preferred", "another prefix", "coin choices")  # less these, the adapted model shows what its prefix does
 
 # Table 4: the base, and adapted with the negative prompt (HPS as a cosine); the user study's shares of prompts won and lost.
 PAPER_TABLE = {
@@ -49,11 +51,11 @@ class AdaptationSpec:
     prefix: str = PREFIX  # before the prompts of non-preferred images
     swapped: bool = False  # a control: preferred and non-preferred images change places
     updates: int | None = None  # None: those of the study's size
-    learning_rate: float = 1e-2  # at the start; with the batch, by users' votes on the 40 selection prompts at size evening
-    batch: tuple[int, int, int] = (18, 14, 8)  # preferred, non-preferred, real; 40 as in the paper
+    learning_rate: float = 1e-2  # at the start; the centre of what notebook 09 tries
+    batch: tuple[int, int, int] = (18, 14, 8)  # preferred, non-preferred, real; 40 as in the paper, shares by users' votes
     clip: float = 1.0  # largest norm of the gradient
     warmup: int = 20  # updates
-    seed: int = 0
+    seed: int = 0  # the run
 
     def __post_init__(self):
         above, counted = "in (0, inf)", "at least 1"
@@ -168,6 +170,26 @@ def adapted(
     return stage("lora", asdict(spec), inputs, make, ("lib.images.models", load, streams))
 
 
+# ---- Table 4 -------------------------------------------------------------------------------------------------------
+
+
+def differences(values: Mapping[str, Mapping[str, np.ndarray]], a: str, b: str, prompts: Sequence[str]) -> list[dict]:
+    """A row a measure: model `a` less model `b` on the same images, and that as a share of b's (`relative`; None where b's
+    mean is not surely above 0), with 95 % intervals over prompts and runs.
+
+    `values` float [run, image], by model and measure; a model of one run meets each run of the other.
+    """
+    rows = []
+    for measure in values[a]:
+        x, y = np.broadcast_arrays(values[a][measure], values[b][measure])
+        f, sure = stats.paired_difference(x, y, prompts), stats.cluster_bootstrap(y, prompts).low > 0
+        share = stats.relative_difference(x, y, prompts) if sure else None
+        ends = {"relative": "value", "relative_low": "low", "relative_high": "high"}
+        row = dict(a=a, b=b, measure=measure, value=f.value, low=f.low, high=f.high, prompts=f.clusters, seeds=f.seeds)
+        rows.append(row | {name: getattr(share, part, None) for name, part in ends.items()})
+    return rows
+
+
 # ---- the user study ------------------------------------------------------------------------------------------------
 
 
@@ -192,7 +214,23 @@ def votes(
 
 
 def majorities(found: np.ndarray) -> np.ndarray:
-    """The outcome of each pair, int [pair]: 1 where more than half of the users [user, pair] prefer the first image, -1
-    where more than half prefer the second, else 0."""
-    won = 2 * finite("votes", found).sum(0)
-    return np.sign(won - len(found)).astype(int)
+    """The outcome of each pair, int [..., pair]: 1 where more than half of the users [..., user, pair] prefer the first
+    image, -1 where more than half prefer the second, else 0."""
+    won = 2 * finite("votes", found).sum(-2)
+    return np.sign(won - found.shape[-2]).astype(int)
+
+
+def mechanism(verdicts: Mapping[str, str], runs: int) -> str:
+    """What users' votes say of the paper's mechanism, by verdicts on the adapted model less each arm of TESTED: `better`,
+    `worse`, or anything else where the interval holds 0; from so many runs an arm."""
+    without, *others = (verdicts[arm] for arm in TESTED)
+    kept = "the paper's mechanism, that the negative prompt keeps away what was learnt under it,"
+    first = {
+        "better": f"Without non-preferred images users like less what is drawn: {kept} holds here",
+        "worse": f"Without non-preferred images users like more what is drawn: {kept} does not hold here",
+    }.get(without, f"Without non-preferred images no difference shows: {kept} is not shown here")
+    how = {"better": "does worse", "worse": "does better"}
+    named = zip(("another prefix", "a coin"), others, strict=True)
+    rest = [f"{arm} {how.get(v, 'shows no difference')}" for arm, v in named]
+    over = "prompts only, of one run an arm" if runs == 1 else f"prompts and {runs} runs an arm"
+    return f"{first}; {' and '.join(rest)}. Intervals are over {over}."

@@ -29,18 +29,18 @@ def best_within(points: Sequence[Mapping], limit: float) -> Mapping:
     return min(points, key=lambda p: p["frechet"])
 
 
-def settled(rows: Sequence[Mapping], budget: float) -> Mapping:
+def settled(rows: Sequence[Mapping], budget: float | None = None) -> Mapping:
     """The row of a grid that is used. The first, its centre, stays unless another is ahead of it beyond its interval.
 
     A row has `gain`; `ahead_low`, the lower bound of its gain less the centre's; and `farther` with `farther_low`, its
     distance over the base's, less 1. A row is over the budget where its distance is surely more than `budget` times the
-    base's. Where the centre is, the best of the others takes its place; where all are, the row of the smallest distance, and
-    a line says so. Raises ValueError on no rows.
+    base's; without a budget (None) distances are not asked for. Where the centre is over it, the best of the others takes
+    its place; where all are, the row of the smallest distance, and a line says so. Raises ValueError on no rows.
     """
     if not len(rows):
         raise ValueError("no rows: give at least one to choose from")
     finite("gains", [r["gain"] for r in rows])
-    within = [r for r in rows if finite("distances", r["farther_low"]) <= budget - 1]
+    within = [r for r in rows if budget is None or finite("distances", r["farther_low"]) <= budget - 1]
     if not within:
         print(f"all settings cost more than {budget - 1:.0%} of distance: the one that costs least is taken")
         return min(rows, key=lambda r: r["farther"])

@@ -102,7 +102,7 @@ def train_preference(
     clip: nn.Module, preprocess: Callable, tokenizer: Callable, pixels: np.ndarray, prompts: Sequence[str],
     rows: np.ndarray, counts: np.ndarray, spec: PreferenceSpec,
 ) -> nn.Module:
-    """A copy of `clip` whose last layers are tuned with AdamW and cosine decay, so that scale x cosine foretells choices.
+    """A copy of `clip` whose last layers are tuned with AdamW and cosine decay, so that scale x cosine predicts choices.
 
     `pixels` uint8 [image, height, width, 3] and `prompts` by image; `rows`, `counts` int [group, image] as in `counted`.
     Statistics of batch normalisation stay. Raises ValueError when the loss stops being finite.
@@ -207,5 +207,5 @@ def ridge(image: np.ndarray, ratings: np.ndarray, strength: float = 1e-3) -> np.
 
 
 def aesthetic(image: np.ndarray, fitted: np.ndarray) -> np.ndarray:
-    """The rating, float [image], that `ridge`'s weights foretell from embeddings [image, dimension], without the prompt."""
+    """The rating, float [image], that `ridge`'s weights predict from embeddings [image, dimension], without the prompt."""
     return unit(image) @ finite("weights", fitted)[:-1] + fitted[-1]

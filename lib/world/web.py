@@ -33,7 +33,7 @@ class CaptionNoise:
     colour_stated: float = 0.60
     colour_right: float = 0.55
     background_stated: float = 0.70
-    background_right: float = 0.30
+    background_right: float = 0.35
     rare_style: float = 0.03
 
     def __post_init__(self):
