@@ -277,7 +277,7 @@ def test_missing_results_of_notebook_05_are_refused_by_its_name_and_broken_ones_
         path.write_text(broken)
         assert refused(command("full method", tmp_path / "x"), "selection.json", "05_fine_tuning"), broken
     select(), settle(4)
-    assert refused(command("adapted", tmp_path / "x"), "not trained yet", "run 09_preference_adaptation first")
+    assert refused(command("adapted", tmp_path / "x"), "not trained yet", ", 09_preference_adaptation first")
     path.with_name("adaptation_selection.json").write_text("{")
     assert refused(command("adapted", tmp_path / "x"), "adaptation_selection.json", "09_preference_adaptation")
 
