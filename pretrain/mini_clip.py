@@ -145,8 +145,8 @@ def main(image_minutes: float | None = None, text_minutes: float | None = None) 
     encoder = CLIPTextModel.from_pretrained(MODELS / "mini-sd" / "text_encoder").to(DEVICE)
     clip = make_clip(model_config(len(tokenizer), RESNET))
     take_text_encoder(clip, encoder)
+    teach_texts(clip, tokenizer, text_minutes)  # first: its checkpoint holds the image tower too, as it was then
     teach_images(clip, image_minutes)
-    teach_texts(clip, tokenizer, text_minutes)
     save(clip.eval(), tokenizer, encoder)
 
 
