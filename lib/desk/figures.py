@@ -25,6 +25,10 @@ MARKERS = dict(zip(COLOURS, "osD^vPosD^vX", strict=True))
 COLOURS |= {"random": "#b3b3b3", "oracle (judge-b)": "#1b1b1b", "judge-b": "#1b1b1b", "panel": "#b5446e",
             "reward, other seeds": "#8fb7d3"}  # fmt: skip
 MARKERS |= {"random": "v", "oracle (judge-b)": "P", "judge-b": "P", "panel": "s", "reward, other seeds": "D"}
+# Kinds of prompts, and what counting is taught by.
+COLOURS |= {"count": "#7a1f5c", "colour": "#e07b39", "background": "#2f6f9f", "truth on counting": "#7a1f5c",
+            "twice the updates": "#b5446e"}  # fmt: skip
+MARKERS |= {"count": "o", "colour": "s", "background": "D", "truth on counting": "s", "twice the updates": "D"}
 # Preference: what foretells choices.
 COLOURS |= {"chance": "#b3b3b3", "aesthetic predictor": "#4c7aa8", "people's guess": "#7a1f5c", "people": "#7a1f5c",
             "HPS": "#e07b39", "ceiling": "#1b1b1b", "reward-weighted (Lee)": "#e07b39", "adapted": "#8fb7d3",
