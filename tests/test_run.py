@@ -84,7 +84,7 @@ def test_other_wrong_requests_are_refused_before_anything_runs(run, tmp_path):
      ("05_fine_tuning", "betas=[]", ("betas = []", "a list of one or more numbers")),
      ("03_reward_learning", "temperature=True", ("temperature = True", "a number")),
      ("07_rejection_sampling", "noise=1e999", ("noise = inf", "a number in [0, 10]")),
-     ("09_preference_adaptation", "ablations=['rank 5']", ("['rank 5']", "one of no non-preferred", "rank 4")),
+     ("09_preference_adaptation", "ablations=['rank 5']", ("['rank 5']", "one of swapped labels", "rank 4")),
      ("00_start_here", "prompt=A red dog", ("'A red dog'", "'A red colored dog'"))],
 )  # fmt: skip
 def test_a_parameter_out_of_its_domain_is_refused_before_the_first_cell(name, given, words, capsys):
