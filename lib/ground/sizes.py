@@ -119,7 +119,7 @@ OTHERS = 8  # as long as so many of them: TRUTH (and for twice the updates), SCA
 TRIED = 9  # settings that notebook 05 tries; one of them for half, one for twice the updates
 SCALES = 11  # guidance scales at which something is chosen: 7 of the base, 4 more of the full method
 ALONG = 14  # points of notebook 06 along the guidance scales, beside the study's own
-EVENING_HOURS = 1.6  # measured once: all notebooks at size evening, nothing cached, on two cores with bfloat16
+EVENING_HOURS = 1.6  # of an earlier version, nothing cached, on two cores with bfloat16: to be measured again
 
 
 def work(size: Size) -> dict[str, int]:
