@@ -4,7 +4,7 @@ ground    where things are, what is kept and how: paths, sizes, seeds, source, m
 world     the emoji world and its language: scenes, prompts, perturbed, web
 images    from prompts to images and what is measured in them: networks, models, sampling, embedding, metrics
 feedback  who judges them: judges, labels, panel, votes, tallies, taste, choices
-methods   what learns: training; reward, ensemble, denoising, finetune, preference, adaptation; rejection, ablation, choosing
+methods   training; reward, ensemble, denoising, finetune, arithmetic, preference, adaptation; rejection, ablation, choosing
 study     the stages that notebooks ask for by name: common, lee (LeeStudy), tuning, voting, users, wu (WuStudy); ahead
 desk      what leaves a notebook: figures, charts, report, claims; run, beside, publish, readme, site, export, pack; bench
 """

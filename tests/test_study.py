@@ -402,8 +402,9 @@ def test_the_work_of_a_size_counts_the_arms_and_settings_that_are_trained():
     changed = [x for name in ("learning_rates", "betas", "lengths") for x in sorted(given[name])[::2]]  # beside the centre
     assert sizes.TRIED == 1 + len(changed) + 2 and sum(sorted(given["lengths"])[::2]) == 2.5  # schedule, scale of drawing
     assert sizes.TRAINED == len(ARMS) and sizes.OTHERS == 1 + 2 * len(TRUTH) + len(SCARCE) + len(OTHER_WEIGHTINGS)
-    assert sizes.SCALES == len(choosing.SWEPT) + len(choosing.COMPARED) - 1
-    assert sizes.ALONG == len(choosing.SWEPT) - 1 + 2 * (len(choosing.COMPARED) - 1)
+    swept, compared = len(choosing.SWEPT), len(choosing.COMPARED)
+    assert sizes.SCALES == swept + (compared - 2) + len(choosing.STRENGTHS) + (compared - 1)  # half the scale was tried, too
+    assert sizes.ALONG == swept - 1 + 3 * (compared - 1)
     assert sizes.SamplerSpec().guidance_scale in choosing.COMPARED
     assert sizes.unet_runs({"to label": 3, "trained on": 2}) == 3 * sizes.SamplerSpec().calls + 2 * 3
     assert list(SIZES) == sorted(SIZES, key=sizes.cpu_hours)

@@ -74,7 +74,7 @@ def by_hand() -> dict[str, torch.Tensor]:
 
 
 def assert_alike(found, expected, **near):
-    """All values near, but for one in a thousand: where a gradient is next to nothing, AdamW makes a step of its rounding."""
+    """All values near, but for one in a thousand: where a gradient is nearly 0, AdamW makes a step of its rounding."""
     assert found.keys() == expected.keys()
     for name, x in expected.items():
         apart = ~torch.isclose(found[name], x, **near)

@@ -89,8 +89,8 @@ SIZES = {
     ),
     "evening": Size(
         prompts=(108, 58, 80, 354), images=(12, 12, 6, 8), unlabelled=3_000, unseen_prompts=(30, 20, 15, 15),
-        unseen_images=12, evaluation_stride=1, evaluation_images=6, candidates=16, references=2_000, selection_images=10,
-        selection_captions=500, fidelity_captions=1_000, reward_seeds=5, reward_epochs=10, finetune_seeds=2, updates=200,
+        unseen_images=12, evaluation_stride=1, evaluation_images=6, candidates=16, references=2_000, selection_images=6,
+        selection_captions=400, fidelity_captions=1_000, reward_seeds=5, reward_epochs=10, finetune_seeds=2, updates=200,
         batch=(48, 24), pretraining=6_000, judged=2_000, held_out=10, choice_prompts=(900, 400), choosers=12, users=400,
         second_prompts=300, preference_seeds=5, preference_epochs=4, adaptation_updates=140, adapted_images=3,
         adapted_captions=400,
@@ -117,8 +117,9 @@ SIZES = {
 TRAINED = 5  # arms of `lib.study.lee.ARMS`
 OTHERS = 8  # as long as so many of them: TRUTH (and for twice the updates), SCARCE and OTHER_WEIGHTINGS, there
 TRIED = 9  # settings that notebook 05 tries; one of them for half, one for twice the updates
-SCALES = 11  # guidance scales at which something is chosen: 7 of the base, 4 more of the full method
-ALONG = 14  # points of notebook 06 along the guidance scales, beside the study's own
+SCALES = 18  # points by which something is chosen: 7 scales of the base, 3 more of the full method, 4 strengths and 4 more
+# scales of the reward direction
+ALONG = 18  # points of notebook 06 along the guidance scales, beside the study's own
 EVENING_HOURS = 1.6  # of an earlier version, nothing cached, on two cores with bfloat16: to be measured again
 
 
@@ -131,8 +132,8 @@ def work(size: Size) -> dict[str, int]:
         "unlabelled": size.unlabelled,
         "drawn at scale 1": sum(p * n for p, n in zip(size.prompts, size.images, strict=True)) + size.unlabelled,
         "unseen": sum(size.unseen_prompts) * size.unseen_images,
-        "choices": (40 * size.selection_images + size.selection_captions) * (SCALES + TRIED),
-        "evaluation": asked * size.evaluation_images * (2 + tuned + size.finetune_seeds),  # some at their best scale
+        "choices": (40 * size.selection_images + size.selection_captions) * (SCALES + 2 * TRIED),
+        "evaluation": asked * size.evaluation_images * (3 + tuned + 3 * size.finetune_seeds),  # some at their best scale
         "fidelity": size.fidelity_captions * (1 + tuned),
         "along guidance": (asked * size.adapted_images + size.adapted_captions) * ALONG,
     }

@@ -11,6 +11,7 @@ from lib.ground.checks import finite
 SWEPT = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # guidance scales of the base, in notebook 01
 COMPARED = (1.5, 2.0, 3.0, 4.0, 6.0)  # scales at which models are compared, in notebook 06
 BUDGET = 1.5  # the largest distance at which a model may be used, over the base's smallest
+STRENGTHS = (1.0, 2.0, 4.0, 8.0)  # of the reward direction: `lib.methods.arithmetic`
 
 
 def best_within(points: Sequence[Mapping], limit: float) -> Mapping:
@@ -27,6 +28,18 @@ def best_within(points: Sequence[Mapping], limit: float) -> Mapping:
         return max(within, key=lambda p: p["good"])
     print(f"no distance is at most {limit:.1f}: the smallest, {min(distances):.1f}, is taken")
     return min(points, key=lambda p: p["frechet"])
+
+
+def budget(base: Sequence[Mapping]) -> float:
+    """The largest distance at which a model may be used, from the base's points over the guidance scales."""
+    return BUDGET * min(p["frechet"] for p in base)
+
+
+def each_at_its_best(base: Sequence[Mapping], model: Sequence[Mapping]) -> tuple[Mapping, Mapping]:
+    """The points of the base and of a model that are compared, both by `best_within` under one limit: the budget or, for a
+    model that is over it at every scale, that model's smallest distance, which the base may then have too."""
+    limit = max(budget(base), min(p["frechet"] for p in model))
+    return best_within(base, limit), best_within(model, limit)
 
 
 def settled(rows: Sequence[Mapping], budget: float | None = None) -> Mapping:

@@ -15,7 +15,7 @@ from lib.ground.cache import Artifact, digest_of
 from lib.ground.seeds import seed_of
 from lib.ground.sizes import SamplerSpec
 from lib.images import metrics, models, sampling
-from lib.methods import denoising, ensemble, finetune, rejection, reward
+from lib.methods import arithmetic, denoising, ensemble, finetune, rejection, reward
 from lib.study import tuning
 from lib.study.common import Study
 from lib.world import prompts
@@ -42,6 +42,7 @@ TRUTH = {"truth on counting": dict(unlabelled=True, beta=True, weighting="raw", 
 # As rejection sampling chooses among images, but to learn from: the others are not drawn (notebook 07).
 FILTERED = {"best quarter of each prompt": dict(unlabelled=True, beta=True, weighting="best quarter", use_model=True)}
 FULL_METHOD, CONSTANT, BEST_QUARTER = "full method", "constant reward", *FILTERED
+DIRECTION = "reward direction"  # no arm: see `lib.methods.arithmetic`
 SETTINGS = ("learning_rate", "schedule", "beta", "updates", "drawn_at")  # what notebook 05 chooses for all arms
 
 
@@ -56,9 +57,7 @@ class LeeStudy(Study):
         texts = prompts.unseen_prompts(self.size.unseen_prompts)
         return self.sample(*self._grid(texts, [self.size.unseen_images] * len(texts)), "unseen")
 
-    def selection_images(
-        self, unet: tuple[Artifact, int] | None = None, spec: SamplerSpec = SamplerSpec()
-    ) -> Artifact:  # fmt: skip
+    def selection_images(self, unet: tuple[Artifact, int] | None = None, spec: SamplerSpec = SamplerSpec()) -> Artifact:
         """Images of the 40 selection prompts."""
         texts = prompts.selection_prompts()
         return self.sample(*self._grid(texts, [self.size.selection_images] * len(texts)), "selection", unet, spec)
@@ -78,7 +77,7 @@ class LeeStudy(Study):
         return metrics.features(models.load_features(), self.web_pairs(self.size.selection_captions, 5)[1])
 
     def choice_point(self, unet: tuple[Artifact, int] | None = None, spec: SamplerSpec = SamplerSpec()) -> dict:
-        """What `lib.methods.scales` chooses by: `good`, the panel's mean share on the selection prompts, and `frechet`, the
+        """What `lib.methods.choosing` asks for: `good`, the panel's mean share on the selection prompts, and `frechet`, the
         distance on the captions kept for this, each with the `_low` and `_high` of its 95 % interval."""
         asked, captioned = self.choice_images(unet, spec)
         good = stats.cluster_bootstrap(self.panel_shares(asked), sampling.load_images(asked).prompts)
@@ -226,6 +225,11 @@ class LeeStudy(Study):
         else:
             weight = finetune.reweighted(r, weighting, threshold=threshold)
         return tuning.tuned(self, sets, rows, weight, spec)
+
+    def reward_direction(self, spec: finetune.FinetuneSpec, strength, of=FULL_METHOD) -> tuple[Artifact, int]:
+        """The base moved, `strength` times, by what one arm learned and constant reward did not; and their updates."""
+        plus, minus = ((self.finetuned(a, spec), spec.updates) for a in (of, CONSTANT))
+        return arithmetic.along(self.generator(), plus, minus, strength, self.base_digest)
 
     def rounds(self, count: int, spec: finetune.FinetuneSpec) -> tuple[Artifact, int]:
         """A U-Net tuned in several rounds, and its last round's updates: see `lib.study.tuning`."""
