@@ -112,9 +112,15 @@ def test_one_missing_stage_alone_is_left_to_the_study_even_if_wanted_twice(stage
     assert not stages.noted() and stages.first().path.exists()
 
 
-def test_a_study_hands_on_what_is_wanted_but_at_the_smallest_size(monkeypatch):
+def test_a_study_hands_on_what_is_wanted_and_at_the_smallest_size_asks_for_more(monkeypatch):
     handed = []
-    monkeypatch.setattr(ahead, "make", lambda study, wanted: handed.append((study.name, wanted)))
+    monkeypatch.setattr(ahead, "make", lambda study, wanted, least: handed.append((study.name, wanted, least)))
+    wanted = ("labelled_images",), ("rewards", 3)
     for size in ("smoke", "laptop"):
-        LeeStudy(size).ahead(("labelled_images",), ("rewards", 3))
-    assert handed == [("laptop", (("labelled_images",), ("rewards", 3)))]
+        LeeStudy(size).ahead(*wanted)
+    assert handed == [("smoke", wanted, 6), ("laptop", wanted, 2)]
+
+
+def test_too_few_missing_stages_are_left_to_the_study(stages):
+    ahead.make(stages, [("first",), ("second",)], 3)
+    assert not stages.noted()

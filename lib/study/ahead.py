@@ -14,17 +14,17 @@ from lib.ground.cache import if_found
 from lib.ground.precision import DEVICE
 
 
-def make(study, wanted: Sequence[tuple]) -> None:
+def make(study, wanted: Sequence[tuple], least: int = 2) -> None:
     """Make stages of a study and leave them in the cache, where the study then finds them.
 
     `wanted` are (name, *arguments) of its methods and properties; none may need another of them, and one wanted twice is
-    made once. With a GPU or a single core nothing is done ahead, nor where one stage alone is missing: the study makes each
-    when asked. An error in one is raised here.
+    made once. With a GPU or a single core nothing is done ahead, nor where fewer than `least` stages are missing: the study
+    makes each when asked. An error in one is raised here.
     """
     if DEVICE.type != "cpu" or min(cores(), len(wanted)) < 2:
         return
     wanted = [w for i, w in enumerate(wanted) if w not in wanted[:i] and if_found(lambda w=w: _ask(study, *w)) is None]
-    if len(wanted) < 2:
+    if len(wanted) < least:
         return
     try:
         for done in as_completed([_pool().submit(_one, type(study), study.name, *w) for w in wanted]):

@@ -29,10 +29,9 @@ class Study:
     def ahead(self, *wanted: tuple) -> None:
         """Make several stages at once, given as (name, *arguments) of this class, before they are asked for.
 
-        Not at size `smoke`, where starting processes takes longer than the stages.
+        At size `smoke` only where many are missing: starting processes takes longer than a few of its stages.
         """
-        if self.name != "smoke":
-            ahead.make(self, wanted)
+        ahead.make(self, wanted, 6 if self.name == "smoke" else 2)
 
     # ---- models ---------------------------------------------------------------------------------------------------
 
