@@ -74,10 +74,10 @@ class Size:
 SIZES = {
     "smoke": Size(
         prompts=(8, 6, 6, 12), images=(4, 4, 4, 4), unlabelled=32, unseen_prompts=(6, 4, 4, 4), unseen_images=4,
-        evaluation_stride=8, evaluation_images=2, candidates=8, references=300, selection_images=1, selection_captions=40,
+        evaluation_stride=8, evaluation_images=2, candidates=8, references=300, selection_images=1, selection_captions=64,
         fidelity_captions=80, reward_seeds=1, reward_epochs=8, finetune_seeds=2, updates=6, batch=(16, 8), pretraining=64,
         judged=200, held_out=2, choice_prompts=(40, 24), choosers=2, users=12, second_prompts=12, preference_seeds=2,
-        preference_epochs=2, adaptation_updates=6, adapted_images=2, adapted_captions=40,
+        preference_epochs=2, adaptation_updates=6, adapted_images=2, adapted_captions=64,
     ),
     "laptop": Size(
         prompts=(54, 29, 40, 160), images=(10, 10, 6, 8), unlabelled=900, unseen_prompts=(30, 20, 15, 15),
