@@ -2,7 +2,7 @@
 
 import pytest
 
-from lib.methods.choosing import BUDGET, COMPARED, SWEPT, best_within, settled
+from lib.methods.choosing import BUDGET, COMPARED, SWEPT, best_within, budget, each_at_its_best, settled
 
 POINTS = [dict(good=g, frechet=d) for g, d in ((0.5, 10.0), (0.7, 14.9), (0.8, 15.1), (0.6, 12.0))]
 
@@ -54,3 +54,10 @@ def test_without_a_budget_no_distance_is_asked_for():
 def test_the_scales_are_those_that_were_promised():
     assert len(SWEPT) >= 6 and min(SWEPT) == 1 and max(SWEPT) == 8 and BUDGET == 1.5
     assert len(COMPARED) >= 5 and set(COMPARED) < set(SWEPT)
+
+def test_a_model_over_the_budget_at_every_scale_raises_it_for_the_base_too():
+    base = [dict(good=0.4, frechet=10.0), dict(good=0.6, frechet=18.0), dict(good=0.7, frechet=40.0)]
+    near, far = [dict(good=0.5, frechet=12.0)], [dict(good=0.9, frechet=20.0), dict(good=0.8, frechet=19.0)]
+    assert each_at_its_best(base, near) == (base[0], near[0])  # the budget is 15
+    assert each_at_its_best(base, far) == (base[1], far[1])  # 19, for both
+    assert budget(base) == BUDGET * 10
