@@ -460,3 +460,12 @@ def test_an_unknown_arm_or_size_is_refused(tuned):
         tuned("r = 1")
     with pytest.raises(ValueError, match="^unknown size 'huge': one of smoke, laptop, evening, gpu, full$"):
         LeeStudy("huge")
+
+
+def test_the_reward_direction_is_an_arm_less_constant_reward_of_the_same_settings(monkeypatch):
+    made, spec = LeeStudy("smoke"), LeeStudy("smoke").finetune_spec(seed=1)
+    monkeypatch.setattr(LeeStudy, "finetuned", lambda self, arm, spec: (arm, spec))
+    monkeypatch.setattr("lib.study.lee.arithmetic.along", lambda load, plus, minus, strength, base: (plus, minus, strength))
+    constant = (("constant reward", spec), spec.updates)
+    assert made.reward_direction(spec, 2.0) == (((FULL_METHOD, spec), spec.updates), constant, 2.0)
+    assert made.reward_direction(spec, 4.0, "random r")[0] == (("random r", spec), spec.updates)
