@@ -58,11 +58,9 @@ def refused(result, *words) -> bool:
 
 
 def select(updates: int = 6) -> None:
-    """What notebook 05 stores of its choice, among others."""
-    row = dict(learning_rate=3e-4, schedule="falling", beta=0.25, updates=updates, chosen=True)
-    row |= dict(drawn_at=EXACT.guidance_scale)
-    other = row | dict(learning_rate=6e-4, updates=1, chosen=False)
-    report.write("selection", [other, row, other], "smoke", "05_fine_tuning")
+    """What notebook 05 stores of its choice."""
+    best = dict(learning_rate=3e-4, schedule="falling", beta=0.25, updates=updates, drawn_at=EXACT.guidance_scale)
+    report.write("settings", best, "smoke", "05_fine_tuning")
 
 
 def settle(updates: int = 3) -> None:

@@ -21,7 +21,7 @@ from lib.images import models, sampling
 from lib.methods import choosing, ensemble, finetune, reward
 from lib.methods.finetune import FinetuneSpec
 from lib.study import common, voting
-from lib.study.lee import ARMS, BEST_QUARTER, FULL_METHOD, OTHER_WEIGHTINGS, SCARCE, TRUTH, LeeStudy
+from lib.study.lee import ARMS, BEST_QUARTER, FILTERED, FULL_METHOD, OTHER_WEIGHTINGS, SCARCE, TRUTH, LeeStudy
 from lib.study.wu import WuStudy
 from lib.world import prompts
 from lib.world.scenes import OBJECTS, SEEN, UNSEEN
@@ -400,8 +400,10 @@ def test_the_work_of_a_size_counts_the_arms_and_settings_that_are_trained():
     (cell,) = [c for c in book["cells"] if "parameters" in c["metadata"].get("tags", [])]
     given = {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse("".join(cell["source"])).body}
     changed = [x for name in ("learning_rates", "betas", "lengths") for x in sorted(given[name])[::2]]  # beside the centre
-    assert sizes.TRIED == 1 + len(changed) + 2 and sum(sorted(given["lengths"])[::2]) == 2.5  # schedule, scale of drawing
-    assert sizes.TRAINED == len(ARMS) and sizes.OTHERS == 1 + 2 * len(TRUTH) + len(SCARCE) + len(OTHER_WEIGHTINGS)
+    assert sizes.TRIED == 1 + len(changed) + 2 and sum(sorted(given["lengths"])[::2]) == sizes.LENGTHS
+    settings = len(changed) - 2 + 2  # schedule, scale of drawing; half the updates is among the lengths
+    assert sizes.TRAINED == len(ARMS) and len(TRUTH) == 1
+    assert sizes.TRIALS == settings + len(TRUTH) + 2 + len(FILTERED) + 1 + len(OTHER_WEIGHTINGS) + len(SCARCE)
     swept, compared = len(choosing.SWEPT), len(choosing.COMPARED)
     assert sizes.SCALES == swept + (compared - 2) + len(choosing.STRENGTHS) + (compared - 1)  # half the scale was tried, too
     assert sizes.ALONG == swept - 1 + 3 * (compared - 1)

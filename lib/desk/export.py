@@ -86,10 +86,12 @@ def vacant(folder: str) -> Path:
 # ---- what is trained ---------------------------------------------------------------------------------------------
 
 
-def chosen(size: str, of: str = "selection", what: Sequence[str] = SETTINGS) -> dict:
+def chosen(size: str, of: str = "settings", what: Sequence[str] = SETTINGS) -> dict:
     """What notebook 05 chose, or 09 as `adaptation_selection`; raises NotMade where it did not run yet."""
     try:
-        (best,) = [row for row in report.read(of, size) if row["chosen"]]
+        best = report.read(of, size)
+        if isinstance(best, list):
+            (best,) = [row for row in best if row["chosen"]]
         return {name: best[name] for name in what}
     except FileNotFoundError as error:
         raise NotMade(str(error)) from None

@@ -114,9 +114,10 @@ SIZES = {
 }  # fmt: skip
 
 
-TRAINED = 5  # arms of `lib.study.lee.ARMS`
-OTHERS = 8  # as long as so many of them: TRUTH (and for twice the updates), SCARCE and OTHER_WEIGHTINGS, there
-TRIED = 9  # settings that notebook 05 tries; one of them for half, one for twice the updates
+TRAINED = 5  # arms of `lib.study.lee.ARMS`; the full method is among the lengths that notebook 05 tries
+LENGTHS = 2.5  # of the other lengths there, over the size's updates
+TRIED = 9  # settings that notebook 05 tries at two guidance scales, the lengths with them
+TRIALS = 16  # trainings of half the updates: 6 settings and TRUTH in notebook 05, 3 in 07, 6 in 10
 SCALES = 18  # points by which something is chosen: 7 scales of the base, 3 more of the full method, 4 strengths and 4 more
 # scales of the reward direction
 ALONG = 18  # points of notebook 06 along the guidance scales, beside the study's own
@@ -124,7 +125,7 @@ EVENING_HOURS = 1.6  # of an earlier version, nothing cached, on two cores with 
 
 
 def work(size: Size) -> dict[str, int]:
-    """Images that notebooks 01, 05 and 06 draw and train on, but for the frontier by choice."""
+    """Images that notebooks 01, 05 and 06 draw, but for the frontier by choice, and that 05, 06, 07 and 10 train on."""
     tuned = TRAINED + 2 * (size.finetune_seeds - 1)  # more runs of the full method and of constant reward
     asked = -(-120 // size.evaluation_stride)
     drawn = {
@@ -137,7 +138,7 @@ def work(size: Size) -> dict[str, int]:
         "fidelity": size.fidelity_captions * (1 + tuned),
         "along guidance": (asked * size.adapted_images + size.adapted_captions) * ALONG,
     }
-    return drawn | {"trained on": round(size.updates * sum(size.batch) * (tuned + TRIED + 0.5 - 1 + OTHERS))}
+    return drawn | {"trained on": round(size.updates * sum(size.batch) * (tuned + LENGTHS + 1 + TRIALS / 2))}  # 1: TRUTH
 
 
 def unet_runs(work) -> int:
