@@ -4,8 +4,8 @@ What is random about an image (its start noise; what raters, users and voters ma
 is its stream, prompt and number, and never on its pixels: another processor rounds another way, and another last digit
 somewhere in a picture must not draw the raters anew. `uniforms` and `normals` draw for many names at once.
 
-The environment variable STUDY_SEED (0 unless set) is that number: another one draws all images, raters, users, batches and
-bootstraps anew. It is part of every stage's key.
+The environment variable STUDY_SEED (1 unless set) is that number: another one draws all images, raters, users, batches and
+bootstraps anew. It is part of every stage's key. The study was built at 0; at 1 it was run once all choices were frozen.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from scipy.special import ndtri
 
 
 def study_seed(text: str) -> int:
-    """The number in STUDY_SEED, at least 0 (empty: 0); raises ValueError on anything else."""
+    """The number in STUDY_SEED, at least 0 (empty: 1); raises ValueError on anything else."""
     if not text.strip():
-        return 0
+        return 1
     if not (text.strip().isascii() and text.strip().isdigit()) or int(text) >= 1_000_000:
-        raise ValueError(f"STUDY_SEED={text!r}: give a whole number from 0 to 999999, such as 1")
+        raise ValueError(f"STUDY_SEED={text!r}: give a whole number from 0 to 999999, such as 2")
     return int(text)
 
 
