@@ -224,7 +224,7 @@ def test_the_papers_own_votes_reproduce_its_claims_and_swapped_sides_do_not():
     claim = next(c for c in TABLE if c["name"] == "Alignment votes won")
 
     def votes(win, lose):
-        shared = {"a": "fine-tuned", "b": "base", "question": "alignment"}
+        shared = {"a": "full method", "b": "base", "question": "alignment"}
         return lambda of: [shared | {"outcome": k, "value": v, "low": v - 0.02, "high": v + 0.02, "prompts": 120}
                            for k, v in (("win", win), ("lose", lose))]  # fmt: skip
 

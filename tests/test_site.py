@@ -180,8 +180,8 @@ def test_a_contact_sheet_in_words_tells_its_rows_and_titles(saved):
     import numpy as np
 
     images = np.zeros((4, 8, 8, 3), np.uint8)
-    words = saved(figures.sheet(images, 2, ["Two dogs", "Six dogs", "", ""], ["base", "fine-tuned"]))
-    assert words == "4 pictures, rows: base; fine-tuned: Two dogs, Six dogs."
+    words = saved(figures.sheet(images, 2, ["Two dogs", "Six dogs", "", ""], ["base", "full method"]))
+    assert words == "4 pictures, rows: base; full method: Two dogs, Six dogs."
 
 
 def test_the_claims_figure_tells_verdicts_by_shape_and_leaves_out_what_was_not_tested(saved):

@@ -110,7 +110,7 @@ def test_the_interval_of_an_excess_is_over_prompts_and_pairs():
 
 
 def test_each_row_stands_beside_what_the_papers_people_said_of_it():
-    table, pair = by_lot((0.5, 0.2, 0.3), 0), ("fine-tuned", "base + rejection")
+    table, pair = by_lot((0.5, 0.2, 0.3), 0), ("full method", "base + rejection")
     rows = tallies.beside_paper(tallies.outcomes(table), *pair, "fidelity")
     assert [r["paper"] for r in rows] == pytest.approx([0.03, 0.20, 0.0, 0.77])
     assert {(r["a"], r["b"], r["question"]) for r in rows} == {(*pair, "fidelity")}

@@ -225,9 +225,9 @@ def test_the_papers_numbers_are_whole_and_say_what_its_text_says():
     for by_question in PAPER_SHARES.values():
         for cells in by_question.values():
             assert len(cells) == len(votes.CELLS) and all(sum(c) == pytest.approx(100, abs=0.2) for c in cells)
-    first = PAPER_SHARES["fine-tuned", "base"]
+    first = PAPER_SHARES["full method", "base"]
     assert all(win > lose for win, lose, _ in first["fidelity"])  # while two thirds favour the base
-    assert PAPER_OUTCOMES["fine-tuned", "base"]["fidelity"][:2] == (10, 15)
+    assert PAPER_OUTCOMES["full method", "base"]["fidelity"][:2] == (10, 15)
     assert TIE_SHARES == pytest.approx({"alignment": 0.358, "fidelity": 0.272}, abs=0.001)
 
 

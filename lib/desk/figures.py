@@ -27,18 +27,18 @@ COLOURS |= {"random": "#b3b3b3", "oracle (judge-b)": "#1b1b1b", "judge-b": "#1b1
 MARKERS |= {"random": "v", "oracle (judge-b)": "P", "judge-b": "P", "panel": "s", "reward, other seeds": "D"}
 # Kinds of prompts, and what counting is taught by.
 COLOURS |= {"count": "#7a1f5c", "colour": "#e07b39", "background": "#2f6f9f", "truth on counting": "#7a1f5c",
-            "twice the updates": "#b5446e"}  # fmt: skip
-MARKERS |= {"count": "o", "colour": "s", "background": "D", "truth on counting": "s", "twice the updates": "D"}
+            "half the updates": "#b5446e"}  # fmt: skip
+MARKERS |= {"count": "o", "colour": "s", "background": "D", "truth on counting": "s", "half the updates": "D"}
 # What only the reward taught (notebooks 06 and 10).
 COLOURS |= {"reward direction": "#3a7d44"}
 MARKERS |= {"reward direction": "*"}
 # Preference: what foretells choices.
 COLOURS |= {"chance": "#b3b3b3", "aesthetic predictor": "#4c7aa8", "people's guess": "#7a1f5c", "people": "#7a1f5c",
-            "HPS": "#e07b39", "ceiling": "#1b1b1b", "reward-weighted (Lee)": "#e07b39", "adapted": "#8fb7d3",
+            "HPS": "#e07b39", "ceiling": "#1b1b1b", "adapted": "#8fb7d3",
             "adapted, negative prompt": "#2f6f9f", "base, negative prompt": "#777777",
             "regularisation only, negative prompt": "#b5446e"}  # fmt: skip
 MARKERS |= {"chance": "v", "aesthetic predictor": "^", "people's guess": "s", "people": "s", "HPS": "D", "ceiling": "P",
-            "reward-weighted (Lee)": "v", "adapted": "s", "adapted, negative prompt": "D", "base, negative prompt": "P",
+            "adapted": "s", "adapted, negative prompt": "D", "base, negative prompt": "P",
             "regularisation only, negative prompt": "^"}  # fmt: skip
 
 

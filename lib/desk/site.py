@@ -31,7 +31,7 @@ from lib.ground.sizes import SIZES
 HEADLINE = {
     "frontier": "What each way of training gains in alignment, and what it costs in fidelity",
     "gains": "Was it the reward? The full method against the base and against equal weights",
-    "before_after_count": "Base and fine-tuned, from the same noise",
+    "before_after_count": "Base and full method, from the same noise",
     "reward_accuracy": "The learned reward against CLIP score",
     "votes_two_thirds": "Two-thirds votes of the simulated raters, beside the paper's",
     "best_of_n": "Choosing among samples instead of training",

@@ -22,14 +22,14 @@ SET = 4  # images a side
 
 # Two-thirds votes for A, B and tie, % of queries (Figures 4 and 6).
 PAPER_OUTCOMES = {
-    ("fine-tuned", "base"): {"alignment": (50, 3, 10), "fidelity": (10, 15, 0)},
+    ("full method", "base"): {"alignment": (50, 3, 10), "fidelity": (10, 15, 0)},
     ("base + rejection", "base"): {"alignment": (46, 3, 10), "fidelity": (12, 9, 1)},
-    ("fine-tuned", "base + rejection"): {"alignment": (20, 10, 9), "fidelity": (3, 20, 0)},
+    ("full method", "base + rejection"): {"alignment": (20, 10, 9), "fidelity": (3, 20, 0)},
 }
 CELLS = tuple((c, o) for c in ("colour", "count", "background") for o in ("seen", "unseen"))
 # Mean vote shares win / lose / tie, %, in the order of CELLS (appendix C, Tables 5 to 7).
 PAPER_SHARES = {
-    ("fine-tuned", "base"): {
+    ("full method", "base"): {
         "alignment": ((58.9, 10.0, 31.1), (57.2, 14.4, 28.3), (69.4, 11.7, 18.9),
                       (69.4, 8.3, 22.2), (53.3, 14.4, 32.2), (55.6, 11.1, 33.3)),
         "fidelity": ((53.9, 28.3, 17.8), (39.4, 38.9, 21.7), (42.2, 37.2, 20.6),
@@ -41,7 +41,7 @@ PAPER_SHARES = {
         "fidelity": ((37.8, 30.6, 31.7), (31.7, 39.4, 28.9), (31.7, 31.7, 36.7),
                      (40.0, 25.6, 34.4), (41.1, 27.8, 31.1), (51.1, 23.9, 25.0)),
     },
-    ("fine-tuned", "base + rejection"): {
+    ("full method", "base + rejection"): {
         "alignment": ((34.4, 27.2, 38.3), (40.0, 23.3, 36.7), (32.8, 35.0, 32.2),
                       (53.3, 27.2, 19.4), (31.7, 24.4, 43.9), (33.9, 21.7, 44.4)),
         "fidelity": ((41.1, 27.8, 31.1), (39.4, 32.8, 27.8), (32.8, 41.7, 25.6),
@@ -50,7 +50,7 @@ PAPER_SHARES = {
 }  # fmt: skip
 # The share of tie votes, by question, that the band gives to the base against itself: people's, between the two models of
 # the paper that are closest to each other. People on two equal models are not published.
-TIE_SHARES = {q: float(np.mean(PAPER_SHARES["fine-tuned", "base + rejection"][q], 0)[2]) / 100 for q in QUESTIONS}
+TIE_SHARES = {q: float(np.mean(PAPER_SHARES["full method", "base + rejection"][q], 0)[2]) / 100 for q in QUESTIONS}
 
 
 @dataclass(frozen=True)
