@@ -8,8 +8,8 @@ import torch
 
 OWN = tempfile.TemporaryDirectory(prefix="study-tests-")
 os.environ["STUDY_CACHE"] = OWN.name  # before `lib` is imported: the checkout may not be writable
-for name in ("STUDY_REPORTS", "STUDY_SEED"):  # not STUDY_BFLOAT16: the tests hold in either precision
-    os.environ.pop(name, None)
+os.environ.pop("STUDY_REPORTS", None)  # not STUDY_BFLOAT16: the tests hold in either precision
+os.environ["STUDY_SEED"] = "0"  # numbers that the tests expect were worked out for this one
 
 from lib.desk.fence import fence  # noqa: E402
 

@@ -266,14 +266,14 @@ def test_what_is_not_trained_is_refused_with_the_notebooks_to_run_in_their_order
 
 def test_missing_results_of_notebook_05_are_refused_by_its_name_and_broken_ones_too(trained, command, tmp_path):
     trained("full method", "adapted")
-    path = tmp_path / "reports/smoke/results/selection.json"
+    path = tmp_path / "reports/smoke/results/settings.json"
     path.unlink()
     for arm in ("full method", "random r"):
         assert refused(command(arm, tmp_path / "x"), repr(arm), "05_fine_tuning"), arm
-    assert command("adapted", tmp_path / "needs no selection")[0] == 0
+    assert command("adapted", tmp_path / "needs no settings")[0] == 0
     for broken in ("{", '{"rows": []}', '{"rows": [{"chosen": true}]}', '{"rows": null}'):
         path.write_text(broken)
-        assert refused(command("full method", tmp_path / "x"), "selection.json", "05_fine_tuning"), broken
+        assert refused(command("full method", tmp_path / "x"), "settings.json", "05_fine_tuning"), broken
     select(), settle(4)
     assert refused(command("adapted", tmp_path / "x"), "not trained yet", ", 09_preference_adaptation first")
     path.with_name("adaptation_selection.json").write_text("{")

@@ -89,9 +89,7 @@ def vacant(folder: str) -> Path:
 def chosen(size: str, of: str = "settings", what: Sequence[str] = SETTINGS) -> dict:
     """What notebook 05 chose, or 09 as `adaptation_selection`; raises NotMade where it did not run yet."""
     try:
-        best = report.read(of, size)
-        if isinstance(best, list):
-            (best,) = [row for row in best if row["chosen"]]
+        (best,) = [row for row in np.atleast_1d(report.read(of, size)) if of == "settings" or row["chosen"]]
         return {name: best[name] for name in what}
     except FileNotFoundError as error:
         raise NotMade(str(error)) from None
