@@ -64,6 +64,12 @@ def row(found: "Interval") -> dict:
     return dict(value=found.value, low=found.low, high=found.high, prompts=found.clusters, seeds=found.seeds)
 
 
+def columns(**found: "Interval") -> dict:
+    """A result's columns of several estimates: NAME, NAME_low and NAME_high of each."""
+    ends = (("", "value"), ("_low", "low"), ("_high", "high"))
+    return {name + end: getattr(f, of) for name, f in found.items() for end, of in ends}
+
+
 def quality(
     name: str, value: float, low: float | None, high: float | None, n: int, seeds, size: str, notebook: str
 ) -> None:

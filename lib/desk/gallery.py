@@ -1,0 +1,90 @@
+"""The gallery: what each notebook asks, what came out, and the figures that show it; in reports/README.md and on the site."""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import nbformat
+
+from lib.desk import figures
+
+# One to three figures a notebook, each with its caption.
+FIGURES = {
+    "00_start_here": {"one_prompt": "One prompt on its way through the study"},
+    "01_images_to_judge": {
+        "world_objects": "The 25 objects of the emoji world",
+        "guidance_sweep": "What a guidance scale gives the untrained base, and what it costs",
+    },
+    "02_human_feedback": {
+        "error_profile": "Images labelled good, by category, beside the paper's Table 2",
+        "good_by_count": "The more objects a prompt asks for, the rarer a good image",
+    },
+    "03_reward_learning": {
+        "reward_accuracy": "The learned reward against CLIP score",
+        "reward_extremes": "Images with the lowest and the highest reward",
+    },
+    "04_reward_ablations": {
+        "reward_ablations": "One change at a time: what the reward loses",
+        "prompt_classification_by_labels": "The auxiliary loss helps where labels are few",
+    },
+    "05_fine_tuning": {
+        "before_after_count": "Base and full method from the same noise: counts",
+        "before_after_colour": "Colours",
+        "before_after_background": "Backgrounds",
+    },
+    "06_alignment_against_fidelity": {
+        "frontier": "What each way of training gains in alignment, and what it costs in fidelity",
+        "guidance_curves": "The same along the guidance scale: does training do more than the knob?",
+        "gains": "The gains, taken apart: the knob's, the training's, the reward's",
+    },
+    "07_rejection_sampling": {
+        "votes_two_thirds": "Votes of the simulated raters beside the paper's people",
+        "best_of_n": "Choosing among samples instead of training",
+    },
+    "08_preference_score": {"choice_accuracy": "How often each score predicts a choice"},
+    "09_preference_adaptation": {
+        "user_study": "Simulated users compare the adapted model with its controls",
+        "bench": "Both papers' methods on one bench",
+    },
+    "10_side_effects": {
+        "frontier_by_choice": "Alignment, fidelity and diversity by setting and by weighting",
+        "styles": "Styles that no label showed, before and after",
+    },
+    "99_claims": {"claims": "The papers' claims, one by one"},
+}
+
+
+def entries(folder: Path, notebooks: Iterable[Path]) -> list[dict]:
+    """A row per notebook, from the reports in a folder: stem, title, question, answer (None: not run), and its figures that
+    were drawn, each with name, caption, alternative text and the id of the cell that draws it."""
+    rows = []
+    for path in notebooks:
+        cells = nbformat.read(path, as_version=4).cells
+        title, _, rest = cells[0].source.partition("\n")
+        question = re.search(r"\*\*Question\.\*\* (.+)", rest)
+        answer = folder / "results" / f"answer_{path.stem}.json"
+        shown = [
+            dict(name=name, caption=caption, alt=figures.alt(picture), cell=cell_of(name, cells))
+            for name, caption in FIGURES.get(path.stem, {}).items()
+            if (picture := folder / "figures" / f"{name}.png").is_file()
+        ]
+        rows.append(dict(
+            stem=path.stem, title=title.lstrip("# "), question=question[1] if question else "", figures=shown,
+            answer=json.loads(answer.read_text("utf-8"))["rows"]["text"] if answer.is_file() else None,
+        ))  # fmt: skip
+    return rows
+
+
+def cell_of(figure: str, cells: list) -> str | None:
+    """The id of the cell that saves a figure; None where none does."""
+    return next((c.id for c in cells if c.cell_type == "code" and f'"{figure}", size)' in c.source), None)
+
+
+def markdown(folder: Path, notebooks: Iterable[Path]) -> str:
+    """The gallery for reports/README.md, beside which the folder and the executed notebooks lie."""
+    lines = []
+    for row in entries(folder, notebooks):
+        lines += [f"### [{row['title']}](notebooks/{row['stem']}.ipynb)", f"**{row['question']}** {row['answer'] or 'Not run.'}"]
+        lines += [f"![{f['alt']}]({folder.name}/figures/{f['name']}.png)\n*{f['caption']}.*" for f in row["figures"]]
+    return "\n\n" + "\n\n".join(lines) + "\n\n"
