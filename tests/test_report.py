@@ -2,9 +2,11 @@
 
 import json
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from nbformat import v4
 
 from lib.desk import publish, readme, report
 from lib.ground import paths
@@ -179,22 +181,42 @@ def test_before_a_notebook_ran_here_it_opens_with_the_answer_and_minutes_of_our_
 
 def test_publishing_replaces_what_was_committed_and_renews_the_readme_from_the_largest_size(ours, reports, monkeypatch):
     monkeypatch.setattr(publish, "is_fresh", lambda notebook, given, size, elsewhere=False: elsewhere)  # other libraries
+    book = v4.new_notebook(cells=[v4.new_markdown_cell("# 05 Tuning\n\n**Question.** Does it?"), v4.new_code_cell("size")])
     (ours.parent / "notebooks").mkdir(parents=True)
-    (ours.parent / "notebooks" / "05_tuning.ipynb").touch()
+    nbformat.write(book, ours.parent / "notebooks" / "05_tuning.ipynb")
     for size in ("evening", "gpu", "smoke"):
         run_of(reports / size)
+        (reports / size / "notebooks").mkdir()
+        book.cells[1].outputs = [v4.new_output("stream", name="stdout", text=f"{size}\n")]
+        nbformat.write(book, reports / size / "notebooks" / "05_tuning.ipynb")
     (ours / "evening" / "figures").mkdir(parents=True)
     (ours / "evening" / "figures" / "gone.png").touch()
     readme_file = ours.parent / "README.md"
     readme_file.write_text("At <!-- value:size --><!-- /value -->:<!-- value:figure --><!-- /value -->")
+    for name in ("README", "claims"):
+        (ours / f"{name}.md").write_text(f"<!-- value:{'gallery' if name == 'README' else 'claims'} --><!-- /value -->")
     for size, largest in (("evening", "evening"), ("gpu", "gpu"), ("evening", "gpu"), ("smoke", "gpu")):
         assert publish.main(["--size", size]) == 0
         assert f"`{largest}`" in readme_file.read_text("utf-8")
         assert f"](reports/{largest}/figures/frontier.png)" in readme_file.read_text("utf-8")
-    assert sorted(p.name for p in ours.iterdir()) == ["evening", "gpu", "smoke"]
+        assert f"It does at {largest}." in (ours / "README.md").read_text("utf-8")
+        assert "| It does. |" in (ours / "claims.md").read_text("utf-8")
+        (shown,) = nbformat.read(ours / "notebooks" / "05_tuning.ipynb", as_version=4).cells[1].outputs
+        assert shown.text == f"{largest}\n"
+    assert sorted(p.name for p in ours.iterdir()) == ["README.md", "claims.md", "evening", "gpu", "notebooks", "smoke"]
     assert sorted(p.name for p in (ours / "evening").rglob("*.*")) == [
         "answer_05_tuning.json", "claim_parts.json", "claims.json", "quality.json", "timings.json",
     ]  # fmt: skip
+
+
+def test_a_notebook_that_was_edited_since_its_run_is_not_published(ours, reports, monkeypatch, capsys):
+    monkeypatch.setattr(publish, "is_fresh", lambda *_, **__: True)
+    for folder, source in ((ours.parent / "notebooks", "size"), (reports / "gpu" / "notebooks", "siz")):
+        folder.mkdir(parents=True)
+        nbformat.write(v4.new_notebook(cells=[v4.new_code_cell(source)]), folder / "05_tuning.ipynb")
+    run_of(reports / "gpu")
+    assert publish.main(["--size", "gpu"]) == 1 and "05_tuning.ipynb was edited since its run" in capsys.readouterr().err
+    assert not (ours / "notebooks").exists()
 
 
 def test_a_run_that_is_not_whole_is_not_published(ours, reports, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -54,6 +55,42 @@ def refused(result, *words):
 def test_a_misspelled_parameter_is_refused_with_the_names_there_are(run, tmp_path):
     result = run(notebook(tmp_path, "toy"), "--size", "smoke", "-p", "imags=4")
     assert refused(result, "imags", "size, images"), result.stderr
+
+
+def test_a_trial_writes_to_its_own_folder_and_goes_on_from_what_was_found_without_it(run, tmp_path):
+    first = notebook(tmp_path, "first", WRITES)
+    second = notebook(tmp_path, "second", "from lib.desk import report\nprint('found', report.read('counted', size))")
+    assert run(first, second, "--size", "smoke").returncode == 0
+    before = {p: p.read_bytes() for p in (tmp_path / "reports").rglob("*.*")}
+    result = run(first, "--size", "smoke", "-p", "images=4")
+    assert result.returncode == 0 and "a trial" in result.stdout, result.stderr
+    assert {p: p.read_bytes() for p in before} == before
+    new = {p.relative_to(tmp_path / "reports").as_posix() for p in (tmp_path / "reports").rglob("*.json")} - {
+        p.relative_to(tmp_path / "reports").as_posix() for p in before}  # fmt: skip
+    assert "trials/images=4/smoke/results/counted.json" in new and all(n.startswith("trials/images=4/") for n in new)
+    assert run(first, "--size", "smoke", "-p", "images=4").stdout.startswith("fresh first")
+    for images, wanted in ((4, 4), (5, 3)):  # its own result, or that of no trial
+        result = run(second, "--size", "smoke", "-p", f"images={images}")
+        shown = (tmp_path / f"reports/trials/images={images}/smoke/notebooks/second.ipynb").read_text("utf-8")
+        assert result.returncode == 0 and f"found {{'images': {wanted}}}" in shown
+
+
+def test_a_trial_of_a_notebook_of_ours_changes_no_file_that_git_knows(tmp_path):
+    """In a checkout: `-p` with a notebook that draws and writes."""
+    given = ["notebooks/00_start_here.ipynb", "--size", "smoke", "-p", "prompt=Two red cats in the city"]
+    plain = {name: value for name, value in os.environ.items() if name != "STUDY_REPORTS"}
+    status = ["git", "status", "--porcelain"]
+    before = subprocess.run(status, cwd=ROOT, capture_output=True, text=True).stdout
+    trial = ROOT / "reports" / "trials" / "prompt=Two_red_cats_in_the_city"
+    shutil.rmtree(trial, ignore_errors=True)
+    command = [sys.executable, "-m", "lib.desk.run", *given]
+    result = subprocess.run(command, cwd=ROOT, env=plain, capture_output=True, text=True)
+    try:
+        assert result.returncode == 0, result.stderr
+        assert (trial / "smoke" / "results" / "answer_00_start_here.json").exists()
+        assert subprocess.run(status, cwd=ROOT, capture_output=True, text=True).stdout == before
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
 
 
 def test_an_unknown_size_is_refused_with_the_sizes_there_are(run, tmp_path):
@@ -165,10 +202,9 @@ def test_only_what_is_stale_is_run(run, tmp_path):
     assert run(*at_smoke, "--check").stdout == "stale toy\n"
     assert stale in run(*at_smoke).stdout
 
-    changed = run(*at_smoke, "-p", "images=5")
-    assert stale in changed.stdout
-    assert json.loads(result_file.read_text("utf-8"))["rows"] == {"images": 5}
-    assert run(*at_smoke, "--check").returncode == 1
+    assert stale in run(*at_smoke, "-p", "images=5").stdout
+    assert json.loads(result_file.read_text("utf-8"))["rows"] == {"images": 3}  # a trial is elsewhere
+    assert run(*at_smoke, "--check").returncode == 0
 
     notebook(tmp_path, "toy", WRITES, "size")
     assert stale in run(*at_smoke).stdout
@@ -186,7 +222,7 @@ def test_a_notebook_is_stale_when_a_result_that_it_read_changes_or_appears(run, 
     run(toy, *at_smoke)
     run(writer, *at_smoke, "--force")
     assert run(toy, *at_smoke, "--check").stdout == "all fresh\n"  # the same bytes again
-    run(writer, *at_smoke, "-p", "images=5")
+    run(notebook(tmp_path, "writer", WRITES.replace("images}", "images + 1}")), *at_smoke)
     assert run(toy, *at_smoke, "--check").stdout == "stale toy\n"
     assert not list((tmp_path / "reports").rglob("*.reads"))
 

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import nbformat
 import pytest
 
-from lib.desk import charts, claims, figures, site
+from lib.desk import charts, claims, figures, gallery, site
 
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 HEAD = '<img src="data:image/png;base64,AA" alt="a dot">'
@@ -16,7 +16,7 @@ HEAD = '<img src="data:image/png;base64,AA" alt="a dot">'
 
 def notebook(title, *cells):
     """An executed notebook of markdown (text) and code (lists of outputs)."""
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"# {title}\n\nQuestion?")])
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"# {title}\n\n**Question.** Does it cost?")])
     for cell in cells:
         if isinstance(cell, str):
             book.cells.append(nbformat.v4.new_markdown_cell(cell))
@@ -45,12 +45,15 @@ def folders(tmp_path, monkeypatch):
         nbformat.v4.new_output("stream", name="stdout", text="update 50 of 360, loss 0.2\n\rimages: 9%|\nsaid plainly\n"),
     ])  # fmt: skip
     second = notebook("06 Trade", [shown({"image/png": DOT}, **{"image/png": {"alt": "Chart. base 40, tuned 50."}})])
+    second.cells[1].source = 'figures.save(figure, "frontier", size)'
     for stem, book in {"05_tuning": first, "06_trade": second, "07_later": None}.items():
-        (source / f"{stem}.ipynb").write_text("{}")
+        nbformat.write(book or notebook("07 Later"), source / f"{stem}.ipynb")
         if book:
             nbformat.write(book, done / f"{stem}.ipynb")
     (done / "05_tuning.failed.ipynb").write_text("{}")
-    (done / "06_trade.json").write_text(json.dumps({"outputs": {"figures/frontier.png": "x"}}))
+    (done.parent / "results").mkdir()
+    (done.parent / "results" / "answer_06_trade.json").write_text(json.dumps({"rows": {"text": "It costs 9 %."}}))
+    monkeypatch.setattr(gallery, "FIGURES", {"06_trade": {"frontier": "Gain against cost", "gone": "Not drawn"}})
     pictures = tmp_path / "reports" / "laptop" / "figures"
     pictures.mkdir()
     (pictures / "frontier.png").write_bytes(base64.b64decode(DOT))
@@ -81,7 +84,8 @@ def test_pages_lead_to_each_other_in_order_and_names_of_notebooks_are_links(fold
     assert '<a href="index.html" rel="prev">' in pages["05_tuning.html"]
     assert '<a href="06_trade.html"><code>06_trade</code></a>' in pages["05_tuning.html"]
     assert "<code>07_later</code>" in pages["05_tuning.html"] and "07_later.html" not in str(pages)
-    assert "07_later (not run at this size)" in pages["index.html"]
+    assert "07 Later (not run at this size)" in pages["index.html"] and "No answer yet." in pages["index.html"]
+    assert "<strong>Does it cost?</strong> It costs 9 %." in pages["index.html"]
 
 
 def test_every_picture_has_words_from_its_figure_or_its_section(folders):
@@ -89,7 +93,8 @@ def test_every_picture_has_words_from_its_figure_or_its_section(folders):
     assert 'alt="Chart. base 40, tuned 50."' in pages["06_trade.html"]
     assert 'alt="A picture in the section “Before and after”"' in pages["05_tuning.html"]
     assert 'alt="Chart. &#34;base&#34; at 40 &amp; more."' in pages["index.html"]
-    assert site.HEADLINE["frontier"] + ' (<a href="06_trade.html">06 Trade</a>).' in pages["index.html"]
+    anchor = re.search(r'<figcaption>Gain against cost \(<a href="06_trade.html#(cell-id=\w+)">', pages["index.html"])[1]
+    assert f'id="{anchor}"' in pages["06_trade.html"] and "Not drawn" not in pages["index.html"]
 
 
 def test_progress_bars_warnings_and_scripts_stay_out(folders):
@@ -97,6 +102,32 @@ def test_progress_bars_warnings_and_scripts_stay_out(folders):
     assert "a warning" not in page and "alert(1)" not in page and "widget" not in page and "half way" not in page
     assert "said instead" in page and "said plainly" in page
     assert "512/512" not in page and "images:" not in page and "update 50" not in page
+
+
+def executed(took, kernel):
+    """A notebook as papermill leaves it on one machine or another."""
+    book = notebook("05 Tuning", [
+        shown({"text/markdown": f"**Answer**: 9 %.\n\n**Takes** (last run): {took} min", "text/plain": f"<at {kernel}>"}),
+        nbformat.v4.new_output("stream", name="stderr", text=f"{took} s/it"),
+    ], [nbformat.v4.new_output("execute_result", {"text/plain": "0.09"}, execution_count=took)],
+       [nbformat.v4.new_output("stream", name="stdout", text=f"{took} images/s")])  # fmt: skip
+    book.metadata |= {"papermill": {"duration": took}, "language_info": {"version": f"3.{took}"}}
+    for i, cell in enumerate(book.cells):
+        cell.id = f"cell-{i}"
+        cell.metadata = {"papermill": {"start_time": kernel}, "tags": ["machine"] if i == 3 else []}
+    given = nbformat.v4.new_code_cell(f"size = {took}", metadata={"tags": ["injected-parameters"]})
+    book.cells.insert(1, given)
+    return book
+
+
+def test_what_is_committed_of_a_run_is_the_same_on_any_machine_and_on_any_day():
+    runs = executed(12, "monday"), executed(7, "tuesday")
+    one, other = (nbformat.writes(gallery.anywhere(gallery.tidied(book))) for book in runs)
+    assert one == other and "9 %" in one and "0.09" in one and gallery.LEFT_OUT[:20] in one
+    for word in ("Takes", "monday", "images/s", "s/it", "<at", "papermill", "size = 12", "3.12"):
+        assert word not in one
+    plain = nbformat.writes(gallery.tidied(executed(12, "monday")))
+    assert "12 images/s" in plain and "12 min" in plain and "papermill" not in plain
 
 
 def test_a_smoke_site_says_that_its_numbers_mean_nothing(folders):

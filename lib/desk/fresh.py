@@ -13,7 +13,8 @@ from lib.ground.paths import DATA, ROOT, reports
 from lib.ground.source import COMPUTING, DRAWING, code_digest, versions
 
 # Modules that show in no notebook.
-BESIDE = ("bench", "beside", "environment", "export", "fresh", "pack", "publish", "readme", "run", "site")
+BESIDE = ("bench", "beside", "environment", "export", "fresh", "gallery", "pack", "publish", "readme", "run",
+          "site")  # fmt: skip
 
 
 def libraries() -> dict[str, str]:

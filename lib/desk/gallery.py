@@ -1,4 +1,5 @@
-"""The gallery: what each notebook asks, what came out, and the figures that show it; in reports/README.md and on the site."""
+"""Executed notebooks as readers see them, without progress, dates, minutes and machine; and the gallery: what each notebook
+asks, what came out, and figures that show it."""
 
 import json
 import re
@@ -6,9 +7,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
+from nbformat import NotebookNode
+from nbformat.v4 import new_output
 
 from lib.desk import figures
 
+WIDGET = "application/vnd.jupyter.widget-view+json"  # progress bars
+PROGRESS = re.compile(r"\r[^\r\n]*|update \d+ of \d+, loss .*")  # as other processes print it
+TAKES = re.compile(r"\s*\*\*Takes\*\*.*")  # the minutes on a notebook's first screen
+LEFT_OUT = "What this cell says depends on the machine: run it to see yours.\n"
 # One to three figures a notebook, each with its caption.
 FIGURES = {
     "00_start_here": {"one_prompt": "One prompt on its way through the study"},
@@ -55,6 +62,9 @@ FIGURES = {
 }
 
 
+# ---- the gallery ---------------------------------------------------------------------------------------------
+
+
 def entries(folder: Path, notebooks: Iterable[Path]) -> list[dict]:
     """A row per notebook, from the reports in a folder: stem, title, question, answer (None: not run), and its figures that
     were drawn, each with name, caption, alternative text and the id of the cell that draws it."""
@@ -85,6 +95,48 @@ def markdown(folder: Path, notebooks: Iterable[Path]) -> str:
     """The gallery for reports/README.md, beside which the folder and the executed notebooks lie."""
     lines = []
     for row in entries(folder, notebooks):
-        lines += [f"### [{row['title']}](notebooks/{row['stem']}.ipynb)", f"**{row['question']}** {row['answer'] or 'Not run.'}"]
+        lines.append(f"### [{row['title']}](notebooks/{row['stem']}.ipynb)")
+        lines.append(f"**{row['question']}** {row['answer'] or 'Not run.'}")
         lines += [f"![{f['alt']}]({folder.name}/figures/{f['name']}.png)\n*{f['caption']}.*" for f in row["figures"]]
     return "\n\n" + "\n\n".join(lines) + "\n\n"
+
+
+# ---- executed notebooks --------------------------------------------------------------------------------------
+
+
+def tidied(book: NotebookNode) -> NotebookNode:
+    """An executed notebook with its own cells and what they say; no progress bars, no warnings, no injected parameters."""
+    book.metadata = {k: v for k, v in book.metadata.items() if k == "kernelspec"}
+    book.cells = [c for c in book.cells if "injected-parameters" not in c.metadata.get("tags", [])]
+    for cell in book.cells:
+        cell.metadata = {"tags": tags} if (tags := cell.metadata.get("tags")) else {}
+        if cell.cell_type == "code":
+            cell.execution_count = None
+            cell.outputs = [o for o in map(_tidied, cell.outputs) if o]
+    return book
+
+
+def _tidied(output: NotebookNode) -> NotebookNode | None:
+    """An output without progress; None where nothing is left."""
+    if output.get("name") == "stderr" or WIDGET in output.get("data", {}):
+        return None
+    if output.output_type == "stream":
+        output.text = PROGRESS.sub("", output.text).lstrip("\n")
+        return output if output.text else None
+    if output.output_type == "execute_result":
+        output.execution_count = None
+    output.pop("transient", None)
+    return output
+
+
+def anywhere(book: NotebookNode) -> NotebookNode:
+    """A tidied notebook without what another machine would change: minutes, and what cells tagged `machine` say. A run that
+    changes no number then changes no byte."""
+    for cell in (c for c in book.cells if c.cell_type == "code"):
+        if "machine" in cell.metadata.get("tags", []):
+            cell.outputs = [new_output("stream", name="stdout", text=LEFT_OUT)]
+        for data in (o.data for o in cell.outputs if "data" in o):
+            if "text/markdown" in data:
+                data["text/markdown"] = TAKES.sub("", data["text/markdown"])
+                data.pop("text/plain", None)  # the name of an object, with its address
+    return book

@@ -1,23 +1,32 @@
-"""The numbers, the figure and the table of claims in README.md, from the best size that we published."""
+"""Numbers, figures and claims in README.md and the pages of reports/, from the best size that we published."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from lib.desk.claims import FOUND, shown
+from lib.desk import gallery
+from lib.desk.claims import FOUND, counted, shown
 from lib.desk.report import TIMING, claims_of, interval, percent, points, quality_entries, read_list
 from lib.ground.cache import atomic_write
 
+# The claims that README.md shows.
+MATTER = ("Reward beats CLIP, unseen", "Prompt classification helps", "Alignment votes, won less lost",
+          "Fine-tuned above rejection", "Adapted model preferred")  # fmt: skip
 FIGURE = ("frontier", "Alignment against fidelity of the base model, the paper's three arms and two controls")
 MARKER = re.compile(r"<!-- value:(\w+) -->(.*?)<!-- /value -->", re.DOTALL)
 
 
-def readme_values(folder: Path) -> dict[str, str]:
+def readme_values(folder: Path, notebooks: Iterable[Path] = ()) -> dict[str, str]:
     """Text for each marker, of the reports in a folder that is called as their size.
 
-    NAME, NAME_percent and NAME_points of a quality figure, minutes_NOTEBOOK and minutes_total, claims, size and figure.
+    NAME, NAME_percent and NAME_points of a quality figure, minutes_NOTEBOOK and minutes_total, size and figure; claims,
+    claims_counted and claims_that_matter; the gallery and the answers of `notebooks`.
     """
     values = {"size": f"`{folder.name}`", "claims": markdown(folder)}
+    values["claims_that_matter"] = markdown(folder, MATTER, "reports/")
+    ran = (folder / "claims.json").exists()
+    values["claims_counted"] = counted(row["verdict"] for row in claims_of(folder)) if ran else "not run yet"
+    values |= {"gallery": gallery.markdown(folder, notebooks), "answers": answers(folder, notebooks)}
     values["figure"] = f"\n![{FIGURE[1]}](reports/{folder.name}/figures/{FIGURE[0]}.png)\n"
     for entry in quality_entries(folder):
         numbers = entry["value"], entry["low"], entry["high"]
@@ -46,18 +55,28 @@ def fill_readme(readme: Path, values: Mapping[str, str]) -> bool:
     return filled != text
 
 
-def markdown(folder: Path) -> str:
-    """The claims stored in a folder of reports as a table of Markdown, or a line that says there are none."""
+def answers(folder: Path, notebooks: Iterable[Path]) -> str:
+    """A table of Markdown: each notebook as we ran it, with the first sentence of its answer."""
+    lines = ["| notebook, with its results | answer |", "| --- | --- |"]
+    for e in gallery.entries(folder, notebooks):
+        first = (e["answer"] or "Not run").split(". ")[0].rstrip(".")
+        lines.append(f"| [{e['title']}](reports/notebooks/{e['stem']}.ipynb) | {first}. |")
+    return "\n\n" + "\n".join(lines) + "\n\n"
+
+
+def markdown(folder: Path, names: Iterable[str] = (), beside: str = "") -> str:
+    """The claims stored in a folder of reports, all or those of these names, as a table of Markdown, or a line where there
+    are none. Links lead to notebooks/, or to that of the folder `beside`."""
     if not (folder / "claims.json").exists():
         return "not run yet"
     head = "| where | claim | paper | here [95 % interval] | verdict |\n| --- | --- | --- | --- | --- |\n"
     lines = []
-    for row in claims_of(folder):
+    for row in (r for r in claims_of(folder) if not names or r["name"] in names):
         unit = row["unit"]
         here = shown(row["value"], unit)
         if row["low"] is not None:
             here += f" [{shown(row['low'], unit).split()[0]}, {shown(row['high'], unit).split()[0]}]"
-        link = f"[{row['verdict']}](notebooks/{row['notebook']}.ipynb)"
+        link = f"[{row['verdict']}]({beside}notebooks/{row['notebook']}.ipynb)"
         link += f": {row['reason']}" if row["verdict"] not in FOUND else ""
         cells = row["where"], row["claim"], shown(row["paper_value"], unit), here, link
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |\n")

@@ -16,7 +16,7 @@ import pandas as pd
 from IPython.display import Markdown, display, update_display
 
 from lib.ground.cache import save_json
-from lib.ground.paths import ROOT, published, reports
+from lib.ground.paths import ROOT, published, reports, untried
 from lib.ground.sizes import SIZES
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def write(name: str, rows, size: str, notebook: str) -> Path:
 def read(name: str, size: str):
     """The rows which `write` stored; raises FileNotFoundError that names the notebook to run first."""
     path = noted(reports(size) / "results" / f"{name}.json")
+    if not path.exists():  # a trial goes on from what was found without it
+        path = noted(untried(size) / "results" / f"{name}.json")
     if not path.exists():
         raise FileNotFoundError(f"there is no result {name!r} of size {size} yet: run {maker(name)} first, at that size")
     return json.loads(path.read_text("utf-8"))["rows"]

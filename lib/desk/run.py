@@ -1,6 +1,7 @@
 """The strict runner: `python -m lib.desk.run NOTEBOOK... --size SIZE [-p NAME=VALUE] [--force] [--check] [--patient]`.
 
-A notebook is run only when something that makes it changed (`lib.desk.fresh`), apart from the user's own settings.
+A notebook is run only when something that makes it changed (`lib.desk.fresh`), apart from the user's own settings. With -p
+it is a trial, which writes to a folder of its own, reports/trials/NAME=VALUE, and changes nothing else.
 Exit code 2: the request was wrong; 1: a cell failed (or, with --check, a notebook is stale).
 """
 
@@ -8,6 +9,7 @@ import argparse
 import ast
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +42,8 @@ def main(argv: list[str] | None = None) -> int:
             refuse("-p gives a parameter twice: once is enough")
         for notebook in notebooks:
             check_parameters(notebook, given)
+        if given:
+            os.environ.setdefault("STUDY_TRIAL", trial_of(given))
         if options.check:
             return check(notebooks, given, options.size)
         for folder, variable in ((reports(options.size), "STUDY_REPORTS"), (CACHE, "STUDY_CACHE")):
@@ -53,6 +57,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"running {notebook.stem} ({number} of {len(notebooks)})", flush=True)
             if not execute(notebook, given, options.size):
                 return 1
+        if given:
+            print(f"a trial: its results, figures and notebook are in {reports(options.size)}")
     except Refused as refusal:
         print(f"run: {refusal}", file=sys.stderr)
         return 2
@@ -101,6 +107,11 @@ def literal(text: str) -> tuple[str, object]:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return name, value
+
+
+def trial_of(given: dict) -> str:
+    """The folder of a trial, called by its parameters."""
+    return re.sub(r"[^\w.,=+-]+", "_", ",".join(f"{name}={value}" for name, value in given.items()))[:100]
 
 
 def check_parameters(notebook: Path, given: dict) -> None:

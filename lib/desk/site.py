@@ -5,7 +5,6 @@ without alternative text is refused.
 """
 
 import argparse
-import json
 import re
 import shutil
 import sys
@@ -22,25 +21,13 @@ from nbconvert.filters import markdown2html
 from pygments.formatters import HtmlFormatter
 from traitlets.config import Config
 
-from lib.desk import figures, readme
+from lib.desk import gallery, readme
 from lib.desk.fence import fence
 from lib.ground.paths import ROOT, reports
 from lib.ground.sizes import SIZES
 
-# Figures of the first page, with a caption each; those that were not drawn are left out.
-HEADLINE = {
-    "frontier": "What each way of training gains in alignment, and what it costs in fidelity",
-    "gains": "Was it the reward? The full method against the base and against equal weights",
-    "before_after_count": "Base and full method, from the same noise",
-    "reward_accuracy": "The learned reward against CLIP score",
-    "votes_two_thirds": "Two-thirds votes of the simulated raters, beside the paper's",
-    "best_of_n": "Choosing among samples instead of training",
-    "claims": "The paper's claims, one by one",
-}
 HERE = Path(__file__).parent
 SHOWN = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/latex", "text/plain")
-WIDGET = "application/vnd.jupyter.widget-view+json"  # progress bars
-PROGRESS = re.compile(r"\r[^\r\n]*|update \d+ of \d+, loss .*")  # as other processes print it
 
 
 def build(size: str, notebooks: Path = ROOT / "notebooks") -> Path:
@@ -53,8 +40,8 @@ def build(size: str, notebooks: Path = ROOT / "notebooks") -> Path:
     new = reports(size) / "site.partial"
     shutil.rmtree(new, ignore_errors=True)
     (new / "figures").mkdir(parents=True)
-    books = {stem: nbformat.read(path, as_version=4) for stem, path in done.items()}
-    titles = {stem: title_of(book) for stem, book in books.items()}
+    books = {stem: gallery.tidied(nbformat.read(path, as_version=4)) for stem, path in done.items()}
+    titles = {stem: book.cells[0].source.splitlines()[0].lstrip("# ") for stem, book in books.items()}
     rules = dict(undefined=StrictUndefined, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = Environment(loader=FileSystemLoader(HERE), **rules).get_template("site.html.j2")
     shared = {"size": size, "titles": titles}
@@ -63,7 +50,7 @@ def build(size: str, notebooks: Path = ROOT / "notebooks") -> Path:
         around = {"before": order[i - 1] if i else None, "after": order[i + 1] if i + 1 < len(order) else None}
         html = template.render(shared | around | {"here": stem, "title": titles[stem], "body": body(books[stem], titles)})
         (new / f"{stem}.html").write_text(html, "utf-8")
-    front = {"figures": headline(size, new), "notebooks": contents(known, titles, size)}
+    front = {"rows": front_rows(size, [notebooks / f"{stem}.ipynb" for stem in known], new)}
     front["claims"] = claims_table(size, titles)
     index = {"here": None, "title": "The study", "before": None, "after": order[0], "body": ""}
     (new / "index.html").write_text(template.render(shared | index | front), "utf-8")
@@ -79,24 +66,12 @@ def build(size: str, notebooks: Path = ROOT / "notebooks") -> Path:
 # ---- a page ----------------------------------------------------------------------------------------------
 
 
-def title_of(book) -> str:
-    """A notebook's first heading."""
-    return next(c.source for c in book.cells if c.cell_type == "markdown").splitlines()[0].lstrip("# ")
-
-
 def body(book, titles: Mapping[str, str]) -> str:
     """A notebook's cells as HTML: pictures with their alternative texts, names of other notebooks as links."""
     section = ""
-    book.metadata.pop("widgets", None)
     for cell in book.cells:
         if cell.cell_type == "markdown":
             section = next((t.lstrip("# ") for t in cell.source.splitlines()[::-1] if t.startswith("#")), section)
-        if cell.cell_type == "code":
-            for output in cell.outputs:
-                if output.output_type == "stream":
-                    output.text = PROGRESS.sub("", output.text).lstrip("\n")
-            said = [o for o in cell.outputs if o.get("name") != "stderr" and o.get("text", "-")]
-            cell.outputs = [o for o in said if WIDGET not in o.get("data", {})]
         for output in cell.get("outputs", ()):
             for kind in [k for k in output.get("data", {}) if k.startswith("image/")]:
                 output.metadata.setdefault(kind, {}).setdefault("alt", f"A picture in the section “{section}”")
@@ -122,29 +97,11 @@ def code_colours() -> str:
 # ---- the first page --------------------------------------------------------------------------------------
 
 
-def headline(size: str, folder: Path) -> list[dict]:
-    """The headline figures that were drawn, copied beside the pages: file, caption, alternative text and maker."""
-    makers = {}
-    for record in (reports(size) / "notebooks").glob("[0-9]*.json"):
-        for name in json.loads(record.read_text("utf-8"))["outputs"]:
-            makers[Path(name).name] = record.stem
-    drawn = []
-    for name, caption in HEADLINE.items():
-        path = reports(size) / "figures" / f"{name}.png"
-        if path.exists():
-            shutil.copy(path, folder / "figures" / path.name)
-            about = dict(file=f"figures/{path.name}", caption=caption, alt=figures.alt(path))
-            drawn.append(about | {"maker": makers.get(path.name)})
-    return drawn
-
-
-def contents(known: list[str], titles: Mapping[str, str], size: str) -> list[dict]:
-    """A row a notebook: its stem, title (None: not run) and answer in one line."""
-    rows = []
-    for stem in known:
-        path = reports(size) / "results" / f"answer_{stem}.json"
-        answer = json.loads(path.read_text("utf-8"))["rows"]["text"] if path.exists() else "no answer yet"
-        rows.append(dict(stem=stem, title=titles.get(stem), answer=answer))
+def front_rows(size: str, notebooks: list[Path], folder: Path) -> list[dict]:
+    """The gallery's rows, whose figures are copied beside the pages."""
+    rows = gallery.entries(reports(size), notebooks)
+    for name in (figure["name"] for row in rows for figure in row["figures"]):
+        shutil.copy(reports(size) / "figures" / f"{name}.png", folder / "figures" / f"{name}.png")
     return rows
 
 

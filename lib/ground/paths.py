@@ -12,10 +12,22 @@ CACHE = Path(os.environ.get("STUDY_CACHE") or ROOT / ".cache").expanduser().abso
 def reports(size: str) -> Path:
     """Folder of what a run of one size writes: results/, figures/, notebooks/, site/ and lists. Never committed.
 
-    The environment variable STUDY_REPORTS names another folder than reports/yours for all sizes.
+    It lies in reports/yours; that of a trial, a run with other parameters that STUDY_TRIAL in the environment names, in
+    reports/trials. STUDY_REPORTS names another folder in place of reports/yours, with the trials in it.
     """
-    base = Path(os.environ.get("STUDY_REPORTS") or ROOT / "reports" / "yours").expanduser().absolute()
-    return base / size
+    trial = os.environ.get("STUDY_TRIAL")
+    return _readers("trials") / trial / size if trial else untried(size)
+
+
+def untried(size: str) -> Path:
+    """The same folder where no trial runs: what a trial does not make itself, it reads there."""
+    return _readers("yours") / size
+
+
+def _readers(kind: str) -> Path:
+    if given := os.environ.get("STUDY_REPORTS"):
+        return Path(given).expanduser().absolute() / ("" if kind == "yours" else kind)
+    return ROOT / "reports" / kind
 
 
 def published(size: str) -> Path:
