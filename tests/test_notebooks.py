@@ -1,6 +1,7 @@
 """Each notebook opens with its question, is cut into small cells, and is committed without outputs."""
 
 import ast
+import base64
 import json
 import os
 import re
@@ -10,9 +11,11 @@ import sys
 
 import pytest
 
+from lib.desk import gallery
 from lib.desk.parameters import PROMPT, check_values, kind_of, parameters
+from lib.desk.report import best_published
 from lib.ground.domains import clauses, fits
-from lib.ground.paths import ROOT
+from lib.ground.paths import ROOT, published
 from lib.study.wu import ADAPTATIONS, FROM
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -149,6 +152,7 @@ def test_its_cells_are_small(path):
     lines = [sum(bool(line.strip()) for line in source.splitlines()) for source in sources]
     assert 15 <= len(lines) <= 30
     assert statistics.median(lines) <= 6 and max(lines) <= 25
+    assert max(len(line) for source in sources for line in source.splitlines()) <= 120
     assert any(re.search(r"^\s*assert ", source, re.M) for source in sources)
 
 
@@ -181,6 +185,48 @@ def test_start_here_runs_at_smoke_and_renews_its_first_screen(tmp_path):
     assert stored["rows"]["text"] in json.dumps(executed[0]["outputs"], ensure_ascii=False)
 
 
-def test_the_readme_names_every_notebook_and_no_other():
-    named = re.findall(r"notebooks/(\d\d_\w+)\.ipynb", (ROOT / "README.md").read_text("utf-8"))
-    assert set(named) == {path.stem for path in NOTEBOOKS}
+# ---- what a reader sees without running anything -----------------------------------------------------------------
+
+
+def test_the_readme_is_short_and_names_every_notebook_and_no_other():
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert set(re.findall(r"notebooks/(\d\d_\w+)\.ipynb", text)) == {path.stem for path in NOTEBOOKS}
+    assert len(text.split()) <= 900
+
+
+@every
+def test_it_is_committed_as_we_ran_it_with_its_answer_and_its_figures(path):
+    best = published(best_published())
+    done = ROOT / "reports" / "notebooks" / path.name
+    assert [(k, c["source"]) for k in ("markdown", "code") for c in cells(done, k)] == [
+        (k, c["source"]) for k in ("markdown", "code") for c in cells(path, k)]  # fmt: skip
+    outputs = [o for c in cells(done, "code") for o in c["outputs"]]
+    answer = json.loads((best / "results" / f"answer_{path.stem}.json").read_text("utf-8"))["rows"]["text"]
+    assert sum(answer in "".join(o.get("data", {}).get("text/markdown", "")) for o in outputs) == 2  # first screen and end
+    drawn = {base64.b64encode(p.read_bytes()).decode() for p in (best / "figures").glob("*.png")}
+    shown = ["".join(o["data"]["image/png"]).replace("\n", "") for o in outputs if "image/png" in o.get("data", {})]
+    assert shown and set(shown) <= drawn
+    said = done.read_text("utf-8")
+    assert not re.search(r"papermill|Takes|it/s\]|\d\d:\d\d:\d\d|/tmp/|/home/|/root/", said)
+    assert sum(p.stat().st_size for p in done.parent.glob("*.ipynb")) <= 15e6
+
+
+def test_the_gallery_shows_a_figure_of_each_notebook_and_its_answer():
+    page = (ROOT / "reports" / "README.md").read_text("utf-8")
+    for row in gallery.entries(published(best_published()), NOTEBOOKS):
+        assert row["question"] and row["answer"] in page and 1 <= len(row["figures"]) <= 3, row["stem"]
+        assert len(row["figures"]) == len(gallery.FIGURES[row["stem"]]) and all(f["cell"] for f in row["figures"])
+
+
+def test_the_names_in_results_are_those_of_the_glossary():
+    """Models, scores and ablations, in every result of the size that we show."""
+    text = (ROOT / "data" / "glossary.md").read_text("utf-8")
+    names = {n for row in re.findall(r"^\| (.+?) \|", text, re.M) for n in row.split("; ")}
+    found = {}
+    for path in (published(best_published()) / "results").glob("*.json"):
+        rows = json.loads(path.read_text("utf-8"))["rows"]
+        for row in rows if isinstance(rows, list) else [rows]:
+            kinds = ("model", "against", "arm", "less", "a", "b", "score", "method", "by")
+            found |= {row[k]: path.stem for k in kinds if isinstance(row, dict) and isinstance(row.get(k), str)}
+    assert len(found) > 40
+    assert {name: where for name, where in found.items() if name not in names} == {}

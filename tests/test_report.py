@@ -1,6 +1,7 @@
 """Numbers leave a notebook rounded, sorted and finite, and reach the README only by name."""
 
 import json
+import re
 
 import nbformat
 import numpy as np
@@ -192,7 +193,7 @@ def test_publishing_replaces_what_was_committed_and_renews_the_readme_from_the_l
     (ours / "evening" / "figures").mkdir(parents=True)
     (ours / "evening" / "figures" / "gone.png").touch()
     readme_file = ours.parent / "README.md"
-    readme_file.write_text("At <!-- value:size --><!-- /value -->:<!-- value:figure --><!-- /value -->")
+    readme_file.write_text("At <!-- value:size --><!-- /value -->:<!-- value:figure_frontier --><!-- /value -->")
     for name in ("README", "claims"):
         (ours / f"{name}.md").write_text(f"<!-- value:{'gallery' if name == 'README' else 'claims'} --><!-- /value -->")
     for size, largest in (("evening", "evening"), ("gpu", "gpu"), ("evening", "gpu"), ("smoke", "gpu")):
@@ -230,10 +231,13 @@ def test_a_run_that_is_not_whole_is_not_published(ours, reports, monkeypatch, ca
     assert not ours.exists()
 
 
-def test_the_readme_says_what_our_largest_size_found():
+@pytest.mark.parametrize("page", publish.PAGES)
+def test_a_page_says_what_our_largest_size_found(page):
     best = paths.published(report.best_published())
-    text = (paths.ROOT / "README.md").read_text("utf-8")
-    values = readme.readme_values(best)
+    text = (paths.ROOT / page).read_text("utf-8")
+    assert readme.MARKER.findall(text)
+    values = readme.readme_values(best, sorted((paths.ROOT / "notebooks").glob("[0-9]*.ipynb")))
     for name, shown in readme.MARKER.findall(text):
-        assert shown == values[name], f"{name} in README.md is not that of size {best.name}: run `make publish`"
-    assert (best / "figures" / f"{readme.FIGURE[0]}.png").exists()
+        assert shown == values[name], f"{name} in {page} is not that of size {best.name}: run `make publish`"
+    for name in re.findall(r"value:figure_(\w+) ", text):
+        assert (best / "figures" / f"{name}.png").exists()

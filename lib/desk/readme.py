@@ -12,14 +12,13 @@ from lib.ground.cache import atomic_write
 # The claims that README.md shows.
 MATTER = ("Reward beats CLIP, unseen", "Prompt classification helps", "Alignment votes, won less lost",
           "Fine-tuned above rejection", "Adapted model preferred")  # fmt: skip
-FIGURE = ("frontier", "Alignment against fidelity of the base model, the paper's three arms and two controls")
 MARKER = re.compile(r"<!-- value:(\w+) -->(.*?)<!-- /value -->", re.DOTALL)
 
 
 def readme_values(folder: Path, notebooks: Iterable[Path] = ()) -> dict[str, str]:
     """Text for each marker, of the reports in a folder that is called as their size.
 
-    NAME, NAME_percent and NAME_points of a quality figure, minutes_NOTEBOOK and minutes_total, size and figure; claims,
+    NAME, NAME_percent and NAME_points of a quality figure; minutes_NOTEBOOK, minutes_total and size; figure_NAME; claims,
     claims_counted and claims_that_matter; the gallery and the answers of `notebooks`.
     """
     values = {"size": f"`{folder.name}`", "claims": markdown(folder)}
@@ -27,7 +26,8 @@ def readme_values(folder: Path, notebooks: Iterable[Path] = ()) -> dict[str, str
     ran = (folder / "claims.json").exists()
     values["claims_counted"] = counted(row["verdict"] for row in claims_of(folder)) if ran else "not run yet"
     values |= {"gallery": gallery.markdown(folder, notebooks), "answers": answers(folder, notebooks)}
-    values["figure"] = f"\n![{FIGURE[1]}](reports/{folder.name}/figures/{FIGURE[0]}.png)\n"
+    for name, caption in (f for shown in gallery.FIGURES.values() for f in shown.items()):
+        values[f"figure_{name}"] = f"\n![{caption}](reports/{folder.name}/figures/{name}.png)\n"
     for entry in quality_entries(folder):
         numbers = entry["value"], entry["low"], entry["high"]
         values[entry["name"]] = interval(*numbers)
