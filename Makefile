@@ -23,7 +23,7 @@ ALLOW_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 WRITABLE_HOME = $(shell test -d "$$HOME" && test -w "$$HOME" && echo "$$HOME" || mktemp -d)
 LAB = HOME="$(WRITABLE_HOME)" JUPYTER_PREFER_ENV_PATH=1 PYTHONPATH="$$PWD" $(RUN) -m jupyterlab $(ALLOW_ROOT)
 
-.PHONY: help env test reproduce smoke publish sturdy torture notebook report browser export pack bench pretrain stale lint clean
+.PHONY: help env test reproduce smoke publish sturdy torture notebook report browser export pack bench pretrain stale lint strip clean
 
 help:  ## this list
 	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' Makefile
@@ -75,7 +75,10 @@ stale: env  ## name the notebooks that reproduce would run
 	$(RUN) -m lib.desk.run --check $(NOTEBOOKS) --size "$(SIZE)"
 
 lint: env  ## ruff
-	$(RUN) -m ruff check .
+	@$(RUN) -m ruff check . || { echo 'To mend what can be mended: "$(VENV)/bin/python" -m ruff check --fix .'; exit 1; }
+
+strip: env  ## remove the outputs of notebooks that were run in place
+	@$(RUN) -m jupyter nbconvert --clear-output --inplace --log-level ERROR $(NOTEBOOKS)
 
 clean:  ## drop cached stages, executed notebooks and smoke results (keeps .venv, results, training checkpoints)
 	mkdir -p .cache && find .cache -mindepth 1 -maxdepth 1 ! -name pretrain -exec rm -rf {} +

@@ -216,7 +216,8 @@ def test_a_contact_sheet_in_words_tells_its_rows_and_titles(saved):
 
 
 def test_the_claims_figure_tells_verdicts_by_shape_and_leaves_out_what_was_not_tested(saved):
-    row = dict(value=0.5, low=0.4, high=0.6, n=120, seeds=1, paper_value=0.47, unit="%", verdict="reproduced", name="Votes")
+    row = dict(value=0.5, low=0.4, high=0.6, n=120, seeds=1, paper_value=0.47, unit="%", verdict="reproduced", name="Votes",
+               rule="value in 'votes' of (win): lower 95 % bound above 40 %")  # fmt: skip
     other = row | dict(name="Distance", unit="%change", verdict="not reproduced", paper_value=None, low=None, high=None)
     more = [row | dict(name=v.title(), verdict=v) for v in ("not resolved", "by construction")]
     figure = charts.claims([row, other, *more, row | dict(name="Later", value=None, verdict="cannot be tested here")])
@@ -224,5 +225,11 @@ def test_the_claims_figure_tells_verdicts_by_shape_and_leaves_out_what_was_not_t
     assert [sum(line.get_marker() == shape for line in shown) for shape in "osD^X"] == [1, 1, 1, 1, 3]
     hollow = {line.get_marker() for line in shown if line.get_markerfacecolor() == "white"}
     assert hollow == {"s", "D"}
+    below = row | dict(unit="points", value=-0.2, low=-0.3, high=-0.1, paper_value=None)
+    below |= dict(rule="x: upper 95 % bound below 0 points")
+    assert charts.turned(below) and charts.turned(below | dict(rule="x: 95 % interval within 5 points of", paper_value=-0.1))
+    assert not charts.turned(below | dict(unit="%")) and not charts.turned(row | dict(unit="points"))
+    (drawn,) = [line.get_xdata() for line in charts.claims([below]).axes[1].lines if line.get_marker() == "o"][:1]
+    assert drawn.tolist() == pytest.approx([20.0])
     words = saved(figure)
     assert "Votes (n = 120, seeds = 1) 50" in words and "Distance" in words and "Later" not in words

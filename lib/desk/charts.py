@@ -11,12 +11,13 @@ from lib.ground.checks import finite
 
 
 def bars(
-    values: Mapping[str, tuple[float, float, float]], axis, label: str, percent: bool = True,
+    values: Mapping[str, tuple[float, float, float] | None], axis, label: str, percent: bool = True,
     lines: Mapping[str, float] | None = None, paper: Mapping[str, float] | None = None,
 ) -> None:
-    """Horizontal dots with intervals (value, low, high) by name; lines for chance or floor; crosses: the paper."""
+    """Horizontal dots with intervals (value, low, high) by name, or a heading (None); lines for chance or floor; crosses:
+    the paper."""
     scale = 100 if percent else 1
-    for i, (name, (value, low, high)) in enumerate(values.items()):
+    for i, (name, (value, low, high)) in ((i, v) for i, v in enumerate(values.items()) if v[1] is not None):
         colour = COLOURS.get(name, "#2f6f9f")
         axis.errorbar(
             scale * value, i, xerr=[[scale * (value - low)], [scale * (high - value)]], fmt=MARKERS.get(name, "o"),
@@ -27,6 +28,8 @@ def bars(
     for k, (name, at) in enumerate((lines or {}).items()):
         axis.axvline(scale * at, color="#777777", linestyle=("--", ":", "-.")[k % 3], linewidth=1.1, label=name)
     axis.set(yticks=range(len(values)), yticklabels=list(values), xlabel=label, ylim=(len(values) - 0.5, -0.5))
+    for tick, found in zip(axis.get_yticklabels(), values.values(), strict=True):
+        tick.set_fontweight("bold" if found is None else "normal")
     if lines or paper:
         axis.legend(fontsize=7, loc="best")
 
@@ -93,20 +96,58 @@ def positions(rows: Sequence[Mapping], axis, x: str, y: str, label: str) -> None
         legend_above(axis)
 
 
+def labelled(rows: Sequence[Mapping], axis, x: str, y: str, arrow: tuple[str, str] | None = None) -> None:
+    """Named points with intervals both ways and their names beside them, and an arrow from one to another.
+
+    Rows of `model` and, of x and y, value, `_low` and `_high`; y is a share in [0, 1], shown in %.
+    """
+    place = {r["model"]: (r[x], 100 * r[y]) for r in rows}
+    for r in rows:
+        name, colour = r["model"], COLOURS.get(r["model"], "#2f6f9f")
+        reach = [[[s * (r[k] - r[f"{k}_low"])], [s * (r[f"{k}_high"] - r[k])]] for k, s in ((y, 100), (x, 1))]
+        _, caps, reaches = axis.errorbar(
+            *place[name], *reach, fmt=MARKERS.get(name, "o"), color=colour, markersize=8, label=name
+        )  # fmt: skip
+        for mark in (*caps, *reaches):
+            mark.set_alpha(0.45)
+    axis.get_xlim(), axis.get_ylim()  # settles the scale, which matplotlib puts off
+    middle = {name: axis.transData.transform(at) for name, at in place.items()}
+    taken = [(px - 6, px + 6, py - 6, py + 6) for px, py in middle.values()]  # left, right, lower, upper ends, in pixels
+    for name, at in place.items():
+        px, py = middle[name]
+        wide, sides = 7.5 * len(name), ((9, 7), (9, -17), (-9, 7), (-9, -17), (9, 21), (9, -31))
+        boxes = [(px + dx - wide * (dx < 0), px + dx + wide * (dx > 0), py + dy, py + dy + 12) for dx, dy in sides]
+        free = [k for k, (a, b, c, d) in enumerate(boxes) if all(b < e or f < a or d < g or h < c for e, f, g, h in taken)]
+        (dx, dy), box = (x[free[0] if free else 0] for x in (sides, boxes))
+        taken.append(box)
+        axis.annotate(name, at, xytext=(0.7 * dx, 0.7 * dy), textcoords="offset points", fontsize=8,
+                      ha="right" if dx < 0 else "left", color=COLOURS.get(name, "#2f6f9f"))  # fmt: skip
+    if arrow:
+        start, end = (place[name] for name in arrow)
+        axis.annotate("", end, start, arrowprops=dict(arrowstyle="->", color="#777777", linewidth=1.2, shrinkA=7, shrinkB=7))
+
+
 def paths(rows: Sequence[Mapping], axis, x: str, y: str, by: str, at: str, percent: bool = True) -> None:
     """Points joined in the order of `rows`, a line for each value of `by`; each with intervals both ways and its `at`.
 
     Of x and y there are value, `_low` and `_high`; y is a share in [0, 1] where `percent`.
     """
-    for name in dict.fromkeys(r[by] for r in rows):
+    names = list(dict.fromkeys(r[by] for r in rows))
+    for name in names:
         part, scale = [r for r in rows if r[by] == name], {x: 1, y: 100 if percent else 1}
         here = {k: scale[k] * np.array([r[k] for r in part]) for k in (x, y)}
         reach = {k: scale[k] * np.array([[r[k] - r[f"{k}_low"], r[f"{k}_high"] - r[k]] for r in part]).T for k in (x, y)}
         colour = COLOURS.get(name, "#2f6f9f")
-        axis.errorbar(here[x], here[y], reach[y], reach[x], fmt=MARKERS.get(name, "o") + "-", color=colour, capsize=2,
-                      markersize=5, linewidth=1.2, elinewidth=0.7, label=name)  # fmt: skip
+        _, caps, reaches = axis.errorbar(
+            here[x], here[y], reach[y], reach[x], fmt=MARKERS.get(name, "o") + "-", color=colour, capsize=0, markersize=6,
+            linewidth=1.6, elinewidth=0.9, label=name,
+        )  # fmt: skip
+        for mark in (*caps, *reaches):
+            mark.set_alpha(0.4)
+        side = (6, 4) if names.index(name) % 2 else (-6, 4)
         for r, *place in zip(part, here[x], here[y], strict=True):
-            axis.annotate(f"{r[at]:g}", place, xytext=(5, 4), textcoords="offset points", fontsize=7, color=colour)
+            axis.annotate(f"{r[at]:g}", place, xytext=side, textcoords="offset points", fontsize=8, color=colour,
+                          ha="left" if side[0] > 0 else "right")  # fmt: skip
 
 
 def votes(rows: Sequence[Mapping], axis, label: str, limits: tuple[float, float] = (-3, 103)) -> None:
@@ -163,33 +204,45 @@ def reliability(scores: np.ndarray, good: np.ndarray, axis, bins: int = 10, labe
 def claims(rows: Sequence[Mapping], figure_size: tuple[float, float] = (9, 8)) -> Figure:
     """Each tested claim's value with its interval beside the paper's, `rows` of claims.json with `name` and `unit`.
 
-    Marker shape is the verdict, filled where the claim holds; a panel for shares and differences, one for relative changes.
+    Marker shape is the verdict, filled where the claim holds; a panel for shares, one for differences, one for relative
+    changes. Where the paper's difference is negative, the sign is turned.
     """
     look = {"reproduced": ("o", "#2f6f9f"), "not reproduced": ("s", "#e07b39"), "not resolved": ("D", "#777777"),
             "by construction": ("^", "#2f6f9f")}  # fmt: skip
     rows = [r for r in rows if r["value"] is not None and r["unit"] in ("%", "points", "%change")]
-    absolute = "share, mean reward or cosine x 100, or a difference of them (%, points)"
-    panels = {absolute: [r for r in rows if r["unit"] != "%change"],
-              "relative difference (%)": [r for r in rows if r["unit"] == "%change"]}  # fmt: skip
+    panels = {
+        "share (%)": [r for r in rows if r["unit"] == "%"],
+        "difference (points), to the right as in the paper": [r for r in rows if r["unit"] == "points"],
+        "relative difference (%), to the right as in the paper": [r for r in rows if r["unit"] == "%change"],
+    }
     heights = [max(1, len(part)) for part in panels.values()]
-    figure, axes = plt.subplots(2, 1, figsize=figure_size, height_ratios=heights, layout="constrained")
+    figure, axes = plt.subplots(3, 1, figsize=figure_size, height_ratios=heights, layout="constrained")
     for axis, (label, part) in zip(axes, panels.items(), strict=True):
         axis.axvline(0, color="#777777", linestyle="--", linewidth=1, label="_")
         for i, r in enumerate(part):
             marker, colour = look[r["verdict"]]
-            low, high = (r[k] if r[k] is not None else r["value"] for k in ("low", "high"))
-            x, error = 100 * r["value"], [[100 * (r["value"] - low)], [100 * (high - r["value"])]]
+            turn = -100 if turned(r) else 100
+            ends = [turn * (r[k] if r[k] is not None else r["value"]) for k in ("low", "high")]
+            x = turn * r["value"]
+            error = [[x - min(ends)], [max(ends) - x]]
             filled = colour if marker in "o^" else "white"
             axis.errorbar(x, i, xerr=error, fmt=marker, color=colour, markerfacecolor=filled, capsize=3, markersize=7)
             if r["paper_value"] is not None:
-                axis.plot(100 * r["paper_value"], i - 0.25, "X", color="black", markersize=7)
-        names = [f"{r['name']} (n = {r['n'] or 'not given'}, seeds = {r['seeds']})" for r in part]
+                axis.plot(turn * r["paper_value"], i - 0.25, "X", color="black", markersize=7, clip_on=False, zorder=3)
+        names = [f"{r['name']} ({'sign turned, ' * turned(r)}n = {r['n']}, seeds = {r['seeds']})" for r in part]
+        axis.margins(x=0.05)
         axis.set(yticks=range(len(part)), yticklabels=names, xlabel=label, ylim=(max(1, len(part)) - 0.5, -0.5))
         axis.grid(axis="y", color="#e4e4e4", linewidth=0.8)
-    axes[1].set_xscale("symlog", linthresh=20)  # one wide interval must not hide the others
-    axes[1].xaxis.set_major_formatter("{x:g}")
+    axes[2].set_xscale("symlog", linthresh=20)  # one wide interval must not hide the others
+    axes[2].xaxis.set_major_formatter("{x:g}")
     for verdict, (marker, colour) in look.items():
         axes[0].plot([], [], marker, color=colour, markerfacecolor=colour if marker in "o^" else "white", label=verdict)
     axes[0].plot([], [], "X", color="black", label="paper")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=8)
     return figure
+
+
+def turned(row: Mapping) -> bool:
+    """Whether a claim is that a difference is negative, by its rule or else by the paper's value."""
+    return row["unit"] != "%" and ("bound below" in row["rule"] and "bound above" not in row["rule"]
+                                   or (row["paper_value"] or 0) < 0)  # fmt: skip

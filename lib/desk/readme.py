@@ -26,7 +26,7 @@ def readme_values(folder: Path, notebooks: Iterable[Path] = ()) -> dict[str, str
     ran = (folder / "claims.json").exists()
     values["claims_counted"] = counted(row["verdict"] for row in claims_of(folder)) if ran else "not run yet"
     values |= {"gallery": gallery.markdown(folder, notebooks), "answers": answers(folder, notebooks)}
-    for name, caption in (f for shown in gallery.FIGURES.values() for f in shown.items()):
+    for name, caption in (one for each in gallery.FIGURES.values() for one in each.items()):
         values[f"figure_{name}"] = f"\n![{caption}](reports/{folder.name}/figures/{name}.png)\n"
     for entry in quality_entries(folder):
         numbers = entry["value"], entry["low"], entry["high"]
