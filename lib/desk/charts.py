@@ -13,9 +13,10 @@ from lib.ground.checks import finite
 def bars(
     values: Mapping[str, tuple[float, float, float] | None], axis, label: str, percent: bool = True,
     lines: Mapping[str, float] | None = None, paper: Mapping[str, float] | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> None:
     """Horizontal dots with intervals (value, low, high) by name, or a heading (None); lines for chance or floor; crosses:
-    the paper."""
+    the paper. Of a dot beyond the `limits` of the axis an arrow shows where it lies, and its value."""
     scale = 100 if percent else 1
     for i, (name, (value, low, high)) in ((i, v) for i, v in enumerate(values.items()) if v[1] is not None):
         colour = COLOURS.get(name, "#2f6f9f")
@@ -23,6 +24,12 @@ def bars(
             scale * value, i, xerr=[[scale * (value - low)], [scale * (high - value)]], fmt=MARKERS.get(name, "o"),
             color=colour, markersize=6, capsize=3, linewidth=1.6,
         )
+        for edge, side in zip(limits or (), (-1, 1), strict=False):
+            if side * scale * value > side * edge:
+                axis.annotate(
+                    f"{scale * value:.0f}", (edge, i), xytext=(-18 * side, 0), textcoords="offset points", fontsize=7,
+                    va="center", ha="center", color=colour, arrowprops=dict(arrowstyle="->", color=colour),
+                )  # fmt: skip
         if paper and name in paper:
             axis.plot(scale * paper[name], i, "X", color="black", markersize=8, label="paper" if i == 0 else None)
     for k, (name, at) in enumerate((lines or {}).items()):
@@ -30,6 +37,8 @@ def bars(
     axis.set(yticks=range(len(values)), yticklabels=list(values), xlabel=label, ylim=(len(values) - 0.5, -0.5))
     for tick, found in zip(axis.get_yticklabels(), values.values(), strict=True):
         tick.set_fontweight("bold" if found is None else "normal")
+    if limits:
+        axis.set_xlim(limits)
     if lines or paper:
         axis.legend(fontsize=7, loc="best")
 
@@ -82,74 +91,6 @@ def series(
     axis.set(ylabel=label)
 
 
-def positions(rows: Sequence[Mapping], axis, x: str, y: str, label: str) -> None:
-    """Named points with intervals both ways: rows of `point` and, of x and y, value, `_low` and `_high`.
-
-    Shapes tell points apart without colour; the first is the base.
-    """
-    for i, row in enumerate(rows):
-        bars = [[[row[k] - row[k + "_low"]], [row[k + "_high"] - row[k]]] for k in (x, y)]
-        shade = COLOURS["base"] if i == 0 else plt.get_cmap("viridis")(0.15 + 0.7 * (i - 1) / max(1, len(rows) - 2))
-        axis.errorbar(row[x], row[y], *reversed(bars), fmt="osD^vPX"[i % 7], color=shade, capsize=3, label=row["point"])
-    axis.set(ylabel=label)
-    if axis.get_subplotspec().is_first_row():  # the rows below show the same points
-        legend_above(axis)
-
-
-def labelled(rows: Sequence[Mapping], axis, x: str, y: str, arrow: tuple[str, str] | None = None) -> None:
-    """Named points with intervals both ways and their names beside them, and an arrow from one to another.
-
-    Rows of `model` and, of x and y, value, `_low` and `_high`; y is a share in [0, 1], shown in %.
-    """
-    place = {r["model"]: (r[x], 100 * r[y]) for r in rows}
-    for r in rows:
-        name, colour = r["model"], COLOURS.get(r["model"], "#2f6f9f")
-        reach = [[[s * (r[k] - r[f"{k}_low"])], [s * (r[f"{k}_high"] - r[k])]] for k, s in ((y, 100), (x, 1))]
-        _, caps, reaches = axis.errorbar(
-            *place[name], *reach, fmt=MARKERS.get(name, "o"), color=colour, markersize=8, label=name
-        )  # fmt: skip
-        for mark in (*caps, *reaches):
-            mark.set_alpha(0.45)
-    axis.get_xlim(), axis.get_ylim()  # settles the scale, which matplotlib puts off
-    middle = {name: axis.transData.transform(at) for name, at in place.items()}
-    taken = [(px - 6, px + 6, py - 6, py + 6) for px, py in middle.values()]  # left, right, lower, upper ends, in pixels
-    for name, at in place.items():
-        px, py = middle[name]
-        wide, sides = 7.5 * len(name), ((9, 7), (9, -17), (-9, 7), (-9, -17), (9, 21), (9, -31))
-        boxes = [(px + dx - wide * (dx < 0), px + dx + wide * (dx > 0), py + dy, py + dy + 12) for dx, dy in sides]
-        free = [k for k, (a, b, c, d) in enumerate(boxes) if all(b < e or f < a or d < g or h < c for e, f, g, h in taken)]
-        (dx, dy), box = (x[free[0] if free else 0] for x in (sides, boxes))
-        taken.append(box)
-        axis.annotate(name, at, xytext=(0.7 * dx, 0.7 * dy), textcoords="offset points", fontsize=8,
-                      ha="right" if dx < 0 else "left", color=COLOURS.get(name, "#2f6f9f"))  # fmt: skip
-    if arrow:
-        start, end = (place[name] for name in arrow)
-        axis.annotate("", end, start, arrowprops=dict(arrowstyle="->", color="#777777", linewidth=1.2, shrinkA=7, shrinkB=7))
-
-
-def paths(rows: Sequence[Mapping], axis, x: str, y: str, by: str, at: str, percent: bool = True) -> None:
-    """Points joined in the order of `rows`, a line for each value of `by`; each with intervals both ways and its `at`.
-
-    Of x and y there are value, `_low` and `_high`; y is a share in [0, 1] where `percent`.
-    """
-    names = list(dict.fromkeys(r[by] for r in rows))
-    for name in names:
-        part, scale = [r for r in rows if r[by] == name], {x: 1, y: 100 if percent else 1}
-        here = {k: scale[k] * np.array([r[k] for r in part]) for k in (x, y)}
-        reach = {k: scale[k] * np.array([[r[k] - r[f"{k}_low"], r[f"{k}_high"] - r[k]] for r in part]).T for k in (x, y)}
-        colour = COLOURS.get(name, "#2f6f9f")
-        _, caps, reaches = axis.errorbar(
-            here[x], here[y], reach[y], reach[x], fmt=MARKERS.get(name, "o") + "-", color=colour, capsize=0, markersize=6,
-            linewidth=1.6, elinewidth=0.9, label=name,
-        )  # fmt: skip
-        for mark in (*caps, *reaches):
-            mark.set_alpha(0.4)
-        side = (6, 4) if names.index(name) % 2 else (-6, 4)
-        for r, *place in zip(part, here[x], here[y], strict=True):
-            axis.annotate(f"{r[at]:g}", place, xytext=side, textcoords="offset points", fontsize=8, color=colour,
-                          ha="left" if side[0] > 0 else "right")  # fmt: skip
-
-
 def votes(rows: Sequence[Mapping], axis, label: str, limits: tuple[float, float] = (-3, 103)) -> None:
     """Shares of queries by outcome with intervals, a block for each pair of sides; crosses: the paper.
 
@@ -190,13 +131,16 @@ def reliability(scores: np.ndarray, good: np.ndarray, axis, bins: int = 10, labe
         half = z * np.sqrt(k * (n - k) / n + z * z / 4) / (n + z * z)
         rows.append({"predicted": float(scores[part].mean()), "good": float(k / n), "low": float(middle - half),
                      "high": float(middle + half), "n": n})  # fmt: skip
-    x, y = [r["predicted"] for r in rows], [r["good"] for r in rows]
+    x, y = np.clip([r["predicted"] for r in rows], 5e-4, 1 - 5e-4), [r["good"] for r in rows]
     error = [[max(0, r["good"] - r["low"]) for r in rows], [max(0, r["high"] - r["good"]) for r in rows]]
     axis.errorbar(x, y, yerr=error, fmt=MARKERS.get(label, "D") + "-",
                   color=COLOURS.get(label, COLOURS["reward"]), capsize=3, markersize=5, label=label)  # fmt: skip
-    axis.plot([0, 1], [0, 1], "--", color="#777777", linewidth=1, label="perfect calibration")
-    axis.set(xlabel=f"predicted reward r (n = {len(scores):,} images)", ylabel="share labelled good")
-    axis.set(xlim=(0, 1), ylim=(0, 1))
+    line = np.linspace(4e-4, 1 - 4e-4, 2_000)
+    axis.plot(line, line, "--", color="#777777", linewidth=1, label="perfect calibration")
+    axis.set(xlabel=f"predicted reward r (log-odds, n = {len(scores):,} images)", ylabel="share labelled good")
+    axis.set_xscale("logit")  # most rewards are near 0 or 1
+    axis.set(xlim=(4e-4, 1 - 4e-4), ylim=(0, 1), xticks=(t := (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)), xticklabels=t)
+    axis.minorticks_off()
     axis.legend(fontsize=7)
     return rows
 

@@ -91,11 +91,12 @@ def described(figure: Figure) -> str:
 
 def sheet(
     images: np.ndarray, columns: int, titles: Sequence[str] | None = None, rows: Sequence[str] | None = None,
-    zoom: float = 1.0, marks: Sequence[str] | None = None,
+    zoom: float = 1.0, marks: Sequence[str] | None = None, group: int | None = None,
 ) -> Figure:
     """A contact sheet of uint8 images [image, height, width, 3], row by row, every pixel drawn as a square.
 
-    `titles` stand above each image, wrapped, `rows` left of each row; `marks` are colours of a frame around each image.
+    `titles` stand above each image, wrapped, `rows` left of each row; `marks` are colours of a frame around each image;
+    between groups of so many columns is a gap.
     """
     lines = -(-len(images) // columns)
     deep = max((len(textwrap.wrap(t, int(14 * zoom))) for t in titles), default=0) if titles else 0
@@ -114,6 +115,9 @@ def sheet(
     for axis, text in zip(axes[:, 0], rows or (), strict=False):
         axis.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=8)
     figure.subplots_adjust(wspace=0.06, hspace=0.06 + 0.14 * deep / zoom)
+    for column, axis in ((k, a) for k in range(columns) if group for a in axes[:, k]):
+        box = axis.get_position()
+        axis.set_position([box.x0 + 0.3 * box.width * (column // group), box.y0, box.width, box.height])
     named = ", ".join(" ".join(t.split()) for t in dict.fromkeys(titles or ()) if t)
     in_rows = f", rows: {'; '.join(rows)}" if rows else ""
     figure.words = f"{len(images)} pictures{in_rows}" + (f": {named}." if named else ".")
