@@ -16,10 +16,11 @@ def bars(
     limits: tuple[float, float] | None = None,
 ) -> None:
     """Horizontal dots with intervals (value, low, high) by name, or a heading (None); lines for chance or floor; crosses:
-    the paper. Of a dot beyond the `limits` of the axis an arrow shows where it lies, and its value."""
+    the paper. Spaces at its end tell a name from that of another group. Of a dot beyond the `limits` of the axis an arrow
+    shows where it lies, and its value."""
     scale = 100 if percent else 1
     for i, (name, (value, low, high)) in ((i, v) for i, v in enumerate(values.items()) if v[1] is not None):
-        colour = COLOURS.get(name, "#2f6f9f")
+        colour = COLOURS.get(name := name.rstrip(), "#2f6f9f")
         axis.errorbar(
             scale * value, i, xerr=[[scale * (value - low)], [scale * (high - value)]], fmt=MARKERS.get(name, "o"),
             color=colour, markersize=6, capsize=3, linewidth=1.6,
@@ -34,7 +35,8 @@ def bars(
             axis.plot(scale * paper[name], i, "X", color="black", markersize=8, label="paper" if i == 0 else None)
     for k, (name, at) in enumerate((lines or {}).items()):
         axis.axvline(scale * at, color="#777777", linestyle=("--", ":", "-.")[k % 3], linewidth=1.1, label=name)
-    axis.set(yticks=range(len(values)), yticklabels=list(values), xlabel=label, ylim=(len(values) - 0.5, -0.5))
+    names = [name.rstrip() for name in values]
+    axis.set(yticks=range(len(values)), yticklabels=names, xlabel=label, ylim=(len(values) - 0.5, -0.5))
     for tick, found in zip(axis.get_yticklabels(), values.values(), strict=True):
         tick.set_fontweight("bold" if found is None else "normal")
     if limits:
