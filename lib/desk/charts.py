@@ -37,7 +37,7 @@ def bars(
         axis.axvline(scale * at, color="#777777", linestyle=("--", ":", "-.")[k % 3], linewidth=1.1, label=name)
     names = [name.rstrip() for name in values]
     axis.set(yticks=range(len(values)), yticklabels=names, xlabel=label, ylim=(len(values) - 0.5, -0.5))
-    for tick, found in zip(axis.get_yticklabels(), values.values(), strict=True):
+    for tick, found in zip(axis.get_yticklabels(), values.values(), strict=False):  # none where another axis has them
         tick.set_fontweight("bold" if found is None else "normal")
     if limits:
         axis.set_xlim(limits)
