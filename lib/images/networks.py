@@ -90,8 +90,8 @@ class StridedTrunk(nn.Module):
 class Judge(nn.Module):
     """Logits by head, a dict of float [image, class], for float images [image, 3, 64, 64] in [-1, 1].
 
-    Objects are counted by a sum: each position gives a number in (0, 1), how far it stands for one object, and a count is
-    the likelier, the nearer it is to their sum.
+    Objects are counted by a sum: each position gives a number in (0, 1), the degree to which it stands for one object, and
+    the closer a count is to their sum, the more likely it is.
     """
 
     def __init__(self, kind: str):

@@ -37,8 +37,7 @@ def all_perturbed(form: str = "printed") -> tuple[str, ...]:
 def draw_perturbed(prompts: Sequence[str], count: int, seed: int, form: str = "printed") -> np.ndarray:
     """Indices into `all_perturbed(form)`, [prompt, count], of prompts that differ in meaning from each prompt; Algorithm 2.
 
-    Object, count, colour and place are drawn uniformly and independently; a draw that repeats the prompt's own meaning is
-    redrawn.
+    Object, count, colour and place are drawn uniformly and independently, again if the draw has the prompt's own meaning.
     """
     values = _values(form)
     known = {p: [v.index(x) if x in v else -1 for v, x in zip(values, _named(p), strict=True)] for p in set(prompts)}
