@@ -69,7 +69,7 @@ class AdaptationSpec:
 
 
 def near_uniform(images: np.ndarray, spread: float = 10.0) -> np.ndarray:
-    """Whether uint8 images [image, height, width, 3] are nearly uniform, in 8-bit units: bool [image]."""
+    """Whether uint8 images [image, height, width, 3] are nearly uniform, with `spread` in 8-bit units: bool [image]."""
     return finite("pixels", images).reshape(len(images), -1, 3).std(1).max(1) < spread
 
 
@@ -83,7 +83,7 @@ def select(
     more than threshold / n, and the one with the lowest is non-preferred if softmax(-scores) does. If fewer than `fewest`
     prompts pass, as at size smoke, the `fewest` with the clearest scores are taken, and a line says so. A `budget` (two
     numbers of images) replaces the threshold: the prompts with the clearest scores are taken. Raises ValueError if no prompt
-    is left, or fewer than `fewest` can be.
+    passes, or if fewer than `fewest` have enough images with different scores.
     """
     finite("scores", scores), finite("usable", usable)
     table = pd.DataFrame({"prompt": list(prompts), "row": np.arange(len(scores))})[np.asarray(usable, bool)]
