@@ -1,1 +1,1 @@
-"""How the shipped mini models were made, one file a model; `python -m pretrain` makes them all."""
+"""How the shipped mini models were made, one file per model; `python -m pretrain` makes them all."""

@@ -1,7 +1,7 @@
-"""`python -m pretrain [--minutes N]`: make every shipped model again, in order; a killed run goes on where it was.
+"""`python -m pretrain [--minutes N]`: make every shipped model again, in order; a killed run resumes where it was.
 
-Without a budget each model is trained for its full number of updates (a GPU's work); with one, the minutes are shared out
-much as they were for the shipped models on two CPU cores.
+Without a budget each model is trained for its full number of updates (work for a GPU); with one, the minutes are divided
+roughly as for the shipped models, on two CPU cores.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import sys
 
 from lib.images.models import write_sums
 
-# Share of the time budget by step; each step is a process of its own, so that memory is given back.
+# Each step's shares of the time budget; each step is a separate process, so that its memory is freed.
 STEPS = (
     ("pretrain.vae", 0.11, 0.10, 0.02),
     ("pretrain.clip", 0.06),
@@ -26,7 +26,7 @@ STEPS = (
 
 
 def main(minutes: float | None) -> None:
-    """Run the steps one after the other; stops at the first that fails."""
+    """Run the steps one after another; stops at the first that fails."""
     for command, *shares in STEPS:
         budget = [f"{minutes * share:.1f}" for share in shares] if minutes else []
         print(f"pretrain: {command} {' '.join(budget)}", flush=True)

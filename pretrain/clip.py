@@ -1,6 +1,6 @@
 """The generator's text encoder and tokenizer: the text tower of an open_clip model, trained contrastively on the web corpus.
 
-mini-clip, under the rewards, goes on from it: `pretrain.mini_clip`.
+mini-CLIP, on which the rewards are built, continues from it: `pretrain.mini_clip`.
 """
 
 import json
@@ -27,7 +27,7 @@ MORE_WORDS = "weird image. odd image. strange picture. blurry bad good painting 
 
 
 def make_tokenizer() -> CLIPTokenizer:
-    """A byte-pair tokenizer in CLIP's form, whose merges make one token of every word that captions use."""
+    """A byte-pair tokenizer in CLIP's format, whose merges turn every word used in captions into one token."""
     rng = np.random.default_rng(0)
     corpus = [web_pair(rng)[0].lower() for _ in range(30_000)] + [MORE_WORDS] * 100
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
@@ -46,7 +46,7 @@ def make_tokenizer() -> CLIPTokenizer:
 
 
 def model_config(vocabulary: int, image_tower: dict) -> dict:
-    """open_clip's configuration of a mini-clip."""
+    """open_clip's configuration of a mini-CLIP."""
     return {
         "embed_dim": 128,
         "vision_cfg": image_tower,
@@ -58,14 +58,14 @@ def model_config(vocabulary: int, image_tower: dict) -> dict:
 
 
 def make_clip(config: dict) -> CLIP:
-    """An untrained CLIP of that configuration."""
+    """An untrained CLIP with this configuration."""
     text = {k: v for k, v in config["text_cfg"].items() if k != "hf_tokenizer_name"}
     return CLIP(config["embed_dim"], config["vision_cfg"], text).to(DEVICE)
 
 
 def contrastive_loss(logit_scale: torch.Tensor, shown: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
-    """CLIP's (Radford et al. 2021, section 2.3): each image's embedding [pair, 128] picks its caption's, and the other way
-    round; in nats. The logits are float32 even inside `autocast`: bfloat16 does not tell one near 100 from one 0.4 away.
+    """CLIP's loss (Radford et al. 2021, section 2.3), in nats: each image's embedding [pair, 128] is to pick its caption's,
+    and vice versa. The logits are float32 even inside `autocast`: near 100, bfloat16 cannot resolve differences of 0.4.
     """
     with torch.autocast(shown.device.type, enabled=False):
         shown, said = (F.normalize(x.float(), dim=-1) for x in (shown, said))
@@ -75,7 +75,7 @@ def contrastive_loss(logit_scale: torch.Tensor, shown: torch.Tensor, said: torch
 
 
 def text_names(layers: int) -> dict[str, tuple[str, int | None]]:
-    """For each weight of a CLIPTextModel its name in an open_clip model; a number says which third of that weight it is."""
+    """The open_clip name of each weight of a CLIPTextModel; a number says which third of the open_clip weight it is."""
     names = {
         "embeddings.token_embedding.weight": ("token_embedding.weight", None),
         "embeddings.position_embedding.weight": ("positional_embedding", None),
@@ -111,7 +111,7 @@ def text_encoder(clip: CLIP, tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def take_text_encoder(clip: CLIP, encoder: CLIPTextModel) -> None:
-    """Give an open_clip model the weights of a CLIPTextModel: `text_encoder` the other way round."""
+    """Copy the weights of a CLIPTextModel into an open_clip model: the inverse of `text_encoder`."""
     target, source = clip.state_dict(), encoder.state_dict()
     with torch.no_grad():
         for theirs, (ours, third) in text_names(len(clip.transformer.resblocks)).items():
@@ -125,8 +125,8 @@ def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
 
 
 def batch(seed: int) -> tuple[list[str], torch.Tensor]:
-    """Captions and float images [BATCH, 3, 64, 64] in [-1, 1]; every other batch is about four objects only,
-    so that telling its images apart takes counts, colours and places."""
+    """Captions and float images [BATCH, 3, 64, 64] in [-1, 1]; every other batch shows only four kinds of object, so that
+    its images can only be told apart by counts, colours and places."""
     rng = np.random.default_rng((7, seed))
     objects = OBJECTS if seed % 2 else tuple(str(o) for o in rng.choice(OBJECTS, 4, replace=False))
     pairs = [web_pair(rng, objects=objects) for _ in range(BATCH)]
@@ -147,7 +147,7 @@ def probe(x: torch.Tensor, y: np.ndarray, train_share: float = 0.7) -> float:
 
 @torch.no_grad()
 def probes(clip: CLIP, encoder: CLIPTextModel, tokenizer: CLIPTokenizer, count: int = 3_000) -> dict[str, float]:
-    """What a linear probe reads: count and colour from text states, count, colour, object, background from images."""
+    """Accuracy of linear probes: count and colour from text states; count, colour, object and background from images."""
     rng = np.random.default_rng(HELD_OUT)
     scenes = [random_scene(rng) for _ in range(count)]
     prompts = [write(Attributes(s.object, s.count, s.colour, s.background)) for s, _ in scenes]
@@ -167,7 +167,7 @@ def probes(clip: CLIP, encoder: CLIPTextModel, tokenizer: CLIPTokenizer, count: 
 
 
 def main(minutes: float | None = None) -> None:
-    """Train the text tower beside a ViT; save it with the tokenizer as parts of mini-sd."""
+    """Train the text tower together with a ViT; save it and the tokenizer as parts of mini-sd."""
     torch.manual_seed(1)
     tokenizer = make_tokenizer()
     clip = make_clip(model_config(len(tokenizer), VIT))

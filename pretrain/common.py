@@ -1,4 +1,4 @@
-"""What all training runs share: Muon, one resumable loop, float16 safetensors with checksums and a model card."""
+"""What all pre-training runs share: Muon, one resumable loop, float16 safetensors and a model card."""
 
 import json
 import os
@@ -34,8 +34,8 @@ def orthogonalise(matrices: torch.Tensor, iterations: int = 5) -> torch.Tensor:
 class Muon(torch.optim.Optimizer):
     """Orthogonalised momentum on convolution and linear weights, reshaped to [out, in x height x width].
 
-    `torch.optim.Muon` takes matrices only. AdamW serves everything else. Rates may be tensors, and nothing waits for a GPU,
-    so that a CUDA graph can hold a step. Weights of a group get gradients from its first step on, or never.
+    `torch.optim.Muon` takes matrices only. All other weights use AdamW. Learning rates may be tensors, and nothing waits for
+    a GPU, so that a CUDA graph can contain a step. Each weight must get gradients from its group's first step on, or never.
     """
 
     def __init__(self, module: torch.nn.Module, lr: float = 0.02, adam_lr: float = 2e-3, weight_decay: float = 0.01):
@@ -62,14 +62,14 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_add_(learning, moved)
 
     def kept(self, parameters: list[torch.nn.Parameter], name: str) -> list[torch.Tensor]:
-        """What is kept under that name for each parameter, zeros at first."""
+        """The optimiser state of this name for each parameter, initially zeros."""
         for p in parameters:
             if name not in self.state[p]:
                 self.state[p][name] = torch.zeros_like(p)
         return [self.state[p][name] for p in parameters]
 
     def orthogonalised(self, parameters: list[torch.nn.Parameter]) -> list[torch.Tensor]:
-        """The direction of each weight, those of one shape together."""
+        """The direction of each weight; weights of one shape are processed together."""
         gradients, momenta = [p.grad for p in parameters], self.kept(parameters, "m")
         torch._foreach_mul_(momenta, 0.95)
         torch._foreach_add_(momenta, gradients)
@@ -83,7 +83,7 @@ class Muon(torch.optim.Optimizer):
         return out
 
     def adaptive(self, parameters: list[torch.nn.Parameter]) -> list[torch.Tensor]:
-        """AdamW's direction of each weight: betas (0.9, 0.99), eps 1e-8."""
+        """AdamW's direction for each weight: betas (0.9, 0.99), eps 1e-8."""
         gradients, means, squares = [p.grad for p in parameters], self.kept(parameters, "m"), self.kept(parameters, "v")
         if "t" not in (first := self.state[parameters[0]]):
             first["t"] = means[0].new_zeros(())
@@ -98,7 +98,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def checkpoint_of(name: str) -> Path:
-    """Where the training run of that name keeps its checkpoint."""
+    """The checkpoint file of the training run of this name."""
     return CACHE / "pretrain" / name / "checkpoint.safetensors"
 
 
@@ -116,13 +116,13 @@ def train(
     log: Callable[[], str] | None = None,
     every: int = 200,
 ) -> torch.nn.Module:
-    """Minimise `loss(*draw(step))` for `steps` updates, or until `minutes` are spent; returns the averaged weights.
+    """Minimise `loss(*draw(step))` for `steps` updates or until `minutes` are spent; returns `module` with averaged weights.
 
-    The rate rises over 2 % of the run and falls linearly to zero. `draw` must take all randomness from its step, so that a
-    run killed and started again goes on where its last checkpoint was (one a minute, under the cache). `loss` depends on
-    what is drawn and on the module alone: a GPU replays it (`lib.methods.training`). Under
-    `torchrun` each process takes batches of its own and gradients are averaged: on a CPU two processes of one thread are
-    almost twice as fast as one process of two.
+    The learning rate rises over 2 % of the run and falls linearly to zero. All randomness in `draw` must depend on its step,
+    so that a killed run can resume from its last checkpoint (one per minute, under the cache). `loss` may depend only on
+    what is drawn and on the module, because a GPU replays it (`lib.methods.training`). Under `torchrun` each process draws
+    its own batches and gradients are averaged: on a CPU, two processes with one thread each are almost twice as fast as one
+    process with two.
     """
     rank, world = processes()
     path = checkpoint_of(name)
@@ -177,7 +177,7 @@ def agreed(value: float) -> float:
 
 
 def average_gradients(module: torch.nn.Module) -> None:
-    """The mean of all processes' gradients, in place."""
+    """Average the gradients of all processes, in place."""
     world = processes()[1]
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
     if world == 1:
@@ -205,6 +205,6 @@ def halve(path: Path) -> None:
 
 
 def write_card(folder: Path, card: dict) -> None:
-    """A model card: how the model was made and how good it is, as JSON beside its weights."""
+    """Write a model card: how the model was made and how good it is, as JSON beside its weights."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "card.json").write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", "utf-8")

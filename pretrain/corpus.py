@@ -1,4 +1,4 @@
-"""Encode the corpus ahead of the generator's training: `python -m pretrain.corpus FIRST LAST` takes some of its parts."""
+"""Encode the corpus before the generator is trained: `python -m pretrain.corpus FIRST LAST` encodes some of its parts."""
 
 import sys
 

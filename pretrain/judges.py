@@ -1,4 +1,4 @@
-"""judge-a, judge-b and two feature networks: trained on renders, on decoded and regenerated ones, and on spoiled scenes."""
+"""judge-a, judge-b and two feature networks, trained on renders, decoded or regenerated renders, and spoiled scenes."""
 
 import argparse
 from collections.abc import Callable
@@ -21,14 +21,14 @@ from pretrain.spoiled import BAD_KINDS, render_bad
 from pretrain.vae import HELD_OUT, random_scene
 
 BATCH = 128
-UNKNOWN = -100  # a class that the loss passes over
+UNKNOWN = -100  # a class that the loss ignores
 WORN_PARTS = 16  # of 500 images
-# Every network that looks at images learns from renders and worn images of its own, which no other has seen, by this seed.
+# Seed of each network that looks at images: each learns from its own renders and worn images, which no other network sees.
 OWN_SEED = {"judge-a": 31, "judge-b": 32, "features": 33, "features-votes": 34, "mini-clip": 51}
 
 
 def labelled(rng: np.random.Generator, count: int, bad_share: float = 0.3) -> tuple[np.ndarray, np.ndarray, list[Scene]]:
-    """Renders uint8 [count, 64, 64, 3], classes int64 [count, head] in the order of HEADS, and the scenes asked for."""
+    """Renders, uint8 [count, 64, 64, 3], classes int64 [count, head] in the order of HEADS, and the intended scenes."""
     images, classes, scenes = [], [], []
     for _ in range(count):
         scene, pixels = random_scene(rng)
@@ -72,11 +72,11 @@ def regenerate(pipe, images: np.ndarray, scenes: list[Scene], strength: np.ndarr
 
 
 def worn(pipe, network: str, part: int, count: int = 500) -> tuple[torch.Tensor, torch.Tensor]:
-    """A network's own decoded and regenerated scenes, as the generator's images look: uint8 [count, 64, 64, 3] and classes
-    int64 [count, head], cached.
+    """A network's own decoded and regenerated scenes, which look like the generator's images: uint8 [count, 64, 64, 3] and
+    classes int64 [count, head], cached.
 
-    Two in five are decoded from lightly disturbed latents; the others are noised to 10-45 % of the schedule and denoised,
-    weakly enough that what they show remains.
+    Two in five are decoded from slightly perturbed latents; the others are noised to 10-45 % of the schedule and denoised,
+    too weakly to change what they show.
     """
     seed, path = OWN_SEED[network], CACHE / "pretrain" / "worn" / network / f"{part:03d}.safetensors"
     if not path.exists():
@@ -101,7 +101,7 @@ def worn(pipe, network: str, part: int, count: int = 500) -> tuple[torch.Tensor,
 def right(seen: dict[str, np.ndarray], scenes: list[Scene]) -> dict[str, np.ndarray]:
     """Whether a judge's most likely class is right, by head: bool [image].
 
-    A natural rose and a red one look alike: for colour any class counts that satisfies the words which the scene satisfies.
+    A natural rose and a red one look alike, so for colour any class that satisfies the same words as the scene is right.
     """
     best = {head: p.argmax(1) for head, p in seen.items()}
     out = {head: np.array([best[head][i] == truth(s)[head] for i, s in enumerate(scenes)]) for head in HEADS}
@@ -124,8 +124,8 @@ def quality(judge: Judge, pipe, count: int = 2_000) -> dict[str, float]:
 
 
 def lessons(pipe, network: str) -> Callable[[int], tuple[torch.Tensor, torch.Tensor]]:
-    """A function of the update: pixels float [BATCH, 3, 64, 64] and classes int64 [BATCH, head], half of them fresh renders
-    and half worn ones, all the network's own."""
+    """A function of the update, giving pixels float [BATCH, 3, 64, 64] and classes int64 [BATCH, head]: half fresh renders
+    and half worn images, all the network's own."""
     images, classes = (torch.cat(parts) for parts in zip(*(worn(pipe, network, i) for i in range(WORN_PARTS)), strict=True))
 
     def draw(step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -140,7 +140,7 @@ def lessons(pipe, network: str) -> Callable[[int], tuple[torch.Tensor, torch.Ten
 
 
 def own(network: str) -> dict:
-    """For a card: what a network learnt from, and the seeds of it."""
+    """Entries for a model card: a network's training data and their seeds."""
     seed = OWN_SEED[network]
     return {
         "data": "renders of uniform attributes and independent sizes, three in ten spoiled; half of each batch decoded, "

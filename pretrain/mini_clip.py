@@ -1,8 +1,9 @@
-"""mini-clip, an open_clip model: two towers that each learnt to name attributes, then matched on the web's captions.
+"""mini-CLIP, an open_clip model: two towers that first learn to name attributes, and are then matched on web captions.
 
-As in locked-image tuning (Zhai et al. 2022) the image tower learns from labels and is locked. The text tower goes on from
-the generator's and learns what prompts name. Only the text projection then learns which belong together, from few captions:
-like CLIP's, the embeddings hold attributes that their cosine hardly weighs (Paiss et al. 2023, on counting).
+As in locked-image tuning (Zhai et al. 2022), the image tower learns from labels and is locked. The text tower continues from
+the generator's and learns what prompts name. Then only the text projection learns which texts and images belong together,
+from few captions: as in CLIP, the embeddings contain attributes that their cosine barely reflects (Paiss et al. 2023, on
+counting).
 """
 
 import json
@@ -31,13 +32,13 @@ from pretrain.judges import UNKNOWN, lessons, own
 DIMENSION = 128
 RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 24}
 NAMED = {"object": OBJECTS, "count": (None, *range(1, 7)), "colour": COLOUR_CLASSES, "background": (None, *BACKGROUNDS)}
-MATCHED = 20_000  # web pairs from which the text projection learns
-UPDATES = 30  # of the text projection: few, so that the score is as weak as CLIP's is for what people see (calibrated)
-LONGER = 1_000  # the same, until the score falls no more: how far the calibration matters
+MATCHED = 20_000  # web pairs for training the text projection
+UPDATES = 30  # of the text projection: few, so that the score is as weak as CLIP's is with people (calibrated)
+LONGER = 1_000  # the same, until the score stops falling: shows how much the calibration matters
 
 
 class Naming(nn.Module):
-    """Linear readouts of attributes from an embedding of length 1, as the reward gets it: dict of float [item, class]."""
+    """Linear readouts of attributes from normalised embeddings, which the reward gets, too: dict of float [item, class]."""
 
     def __init__(self, classes: dict[str, int]):
         super().__init__()
@@ -49,14 +50,14 @@ class Naming(nn.Module):
 
 
 def naming_loss(logits: dict[str, torch.Tensor], classes: torch.Tensor) -> torch.Tensor:
-    """The sum over attributes of the cross-entropy, in nats; `classes` int64 [item, attribute], UNKNOWN is passed over."""
+    """Cross-entropy summed over attributes, in nats; `classes` int64 [item, attribute], where UNKNOWN is ignored."""
     return sum(F.cross_entropy(x, classes[:, i], ignore_index=UNKNOWN) for i, x in enumerate(logits.values()))
 
 
 def teach_images(clip: CLIP, minutes: float | None) -> None:
-    """The image tower names what renders show, half of them worn by the generator, three in ten spoiled.
+    """Train the image tower to name what renders show; half of them are worn by the generator, three in ten spoiled.
 
-    A number is also read as one scalar, the nearest whole one: counting by adding up is learnt far sooner.
+    The count is also read from a scalar, as the nearest whole number: counting by summation is learned much sooner.
     """
     pipe = StableDiffusionPipeline.from_pretrained(MODELS / "mini-sd").to(DEVICE)
     net = nn.ModuleDict({"tower": clip.visual, "naming": Naming(HEADS), "number": nn.Linear(DIMENSION, 1)}).to(DEVICE)
@@ -74,7 +75,7 @@ def teach_images(clip: CLIP, minutes: float | None) -> None:
 
 
 def said(rng: np.random.Generator, count: int) -> tuple[list[str], torch.Tensor]:
-    """Texts, half in the grammar of prompts and half in the web's phrasings, and what they name: int64 [text, attribute]."""
+    """Texts, half in the grammar of prompts and half phrased as on the web, and what they name: int64 [text, attribute]."""
     texts, classes = [], []
     for _ in range(count):
         named = {k: v[rng.integers(len(v))] if rng.random() < 0.6 or k == "object" else None for k, v in NAMED.items()}
@@ -91,7 +92,7 @@ def said(rng: np.random.Generator, count: int) -> tuple[list[str], torch.Tensor]
 
 
 def teach_texts(clip: CLIP, tokenizer: CLIPTokenizer, minutes: float | None) -> None:
-    """The text tower, from the generator's, tells what a text names."""
+    """Train the text tower, starting from the generator's, to say what a text names."""
     naming = Naming({k: len(v) for k, v in NAMED.items()}).to(DEVICE)
     text = nn.ModuleDict({"clip": clip, "naming": naming})
 
@@ -108,9 +109,9 @@ def teach_texts(clip: CLIP, tokenizer: CLIPTokenizer, minutes: float | None) -> 
 
 
 def match(clip: CLIP, tokenizer: CLIPTokenizer) -> torch.Tensor:
-    """The text projection, turned at random, learns contrastively which web captions and images belong together.
+    """Train the text projection, first rotated at random, contrastively to match web captions and images.
 
-    Returns what takes its text embeddings to those after LONGER updates, float [dimension, dimension].
+    Returns the matrix that maps its text embeddings to those after LONGER updates, float [dimension, dimension].
     """
     rng = np.random.default_rng(71)
     pairs = [web_pair(rng) for _ in range(MATCHED)]
@@ -122,7 +123,7 @@ def match(clip: CLIP, tokenizer: CLIPTokenizer) -> torch.Tensor:
         ])  # fmt: skip
     g = torch.Generator().manual_seed(72)
     turn = nn.Parameter(torch.linalg.qr(torch.randn(DIMENSION, DIMENSION, generator=g))[0].to(DEVICE))
-    nn.init.constant_(clip.logit_scale, np.log(1 / 0.07))  # as CLIP's begins
+    nn.init.constant_(clip.logit_scale, np.log(1 / 0.07))  # CLIP's initial value
     optimiser = torch.optim.AdamW([turn, clip.logit_scale], 1e-3, weight_decay=0.0)
     for update in range(LONGER):
         if update == UPDATES:
@@ -139,19 +140,19 @@ def match(clip: CLIP, tokenizer: CLIPTokenizer) -> torch.Tensor:
 
 
 def main(image_minutes: float | None = None, text_minutes: float | None = None) -> None:
-    """Teach both towers, match them, save mini-clip. The generator comes first: the image tower sees what it wears down."""
+    """Train both towers, match them, save mini-CLIP. Needs the generator, which makes the worn images."""
     torch.manual_seed(5)
     tokenizer = CLIPTokenizer.from_pretrained(MODELS / "mini-sd" / "tokenizer")
     encoder = CLIPTextModel.from_pretrained(MODELS / "mini-sd" / "text_encoder").to(DEVICE)
     clip = make_clip(model_config(len(tokenizer), RESNET))
     take_text_encoder(clip, encoder)
-    teach_texts(clip, tokenizer, text_minutes)  # first: its checkpoint holds the image tower too, as it was then
+    teach_texts(clip, tokenizer, text_minutes)  # first: its checkpoint includes the image tower in its initial state
     teach_images(clip, image_minutes)
     save(clip.eval(), tokenizer, encoder)
 
 
 def save(clip: CLIP, tokenizer: CLIPTokenizer, encoder: CLIPTextModel) -> None:
-    """Match the towers and write mini-clip, in float16, with its card."""
+    """Match the towers and write mini-CLIP, in float16, with its card."""
     folder = MODELS / "mini-clip"
     folder.mkdir(parents=True, exist_ok=True)
     longer = match(clip, tokenizer)

@@ -1,4 +1,4 @@
-"""A blind reading of the base model by eye: `python -m pretrain.reading draw`, then `record FILE`.
+"""Blind labelling of the base's images by eye: `python -m pretrain.reading draw`, then `record FILE`.
 
 `draw` makes 200 images and writes them as one PNG of 10 x 20 tiles and their prompts as JSON; no judge looks at them.
 `record` takes a text file of 200 letters (g good, b bad, s skip, row by row) and writes the label table.
@@ -25,7 +25,7 @@ LETTERS = {"g": "good", "b": "bad", "s": "skip"}
 
 
 def draw() -> None:
-    """50 prompts of each category, one image each, in an order that tells nothing."""
+    """Draw one image for each of 50 prompts per category, in random order."""
     rng = np.random.default_rng(201)
     grid = prompts.grid()
     groups = [[p for p in grid if prompts.parse(p).category == c] for c in prompts.CATEGORIES]
@@ -39,13 +39,13 @@ def draw() -> None:
 
 
 def tiles() -> np.ndarray:
-    """The images of the reading, uint8 [200, 64, 64, 3]."""
+    """The images to be labelled, uint8 [200, 64, 64, 3]."""
     sheet = np.asarray(Image.open(FOLDER / "reader_images.png").convert("RGB"))
     return sheet.reshape(ROWS, 64, COLUMNS, 64, 3).swapaxes(1, 2).reshape(-1, 64, 64, 3)
 
 
 def record(path: Path, reader: str, time: str) -> None:
-    """Turn the letters into `reader.parquet`; raises ValueError unless there are as many as images."""
+    """Turn the letters into `reader.parquet`; raises ValueError unless there is one valid letter per image."""
     letters = [c for c in path.read_text("utf-8") if not c.isspace()]
     if len(letters) != ROWS * COLUMNS or set(letters) - set(LETTERS):
         raise ValueError(f"{path}: want {ROWS * COLUMNS} letters of {', '.join(LETTERS)}, got {len(letters)}")

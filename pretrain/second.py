@@ -1,7 +1,7 @@
-"""The second generator, to test whether a score holds for images of another model: the U-Net as it is after exact captions.
+"""The second generator, to test whether a score transfers to another model's images: the U-Net after the exact captions.
 
-It shares autoencoder and text encoder with the generator, and has not learnt what the web's captions mean: it obeys more,
-and errs in other ways. To be run between the two phases of `pretrain.unet`.
+It shares the autoencoder and text encoder with the generator but has not yet learned from web captions, so it follows
+prompts more closely and errs differently. Run it between the two phases of `pretrain.unet`.
 """
 
 import json
@@ -14,7 +14,7 @@ FOLDER = MODELS / "mini-second"
 
 
 def main() -> None:
-    """Copy the U-Net of `mini-sd`, which has just had its exact captions, to `mini-second`."""
+    """Copy the U-Net of `mini-sd`, just trained on exact captions, to `mini-second`."""
     source = MODELS / "mini-sd" / "unet"
     card = json.loads((source / "card.json").read_text("utf-8"))
     last = card["runs, one after the other"][-1]

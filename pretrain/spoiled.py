@@ -1,4 +1,4 @@
-"""Scenes as a generator spoils them, from which judges and autoencoder learn what is not clean."""
+"""Spoiled scenes, with faults typical of a generator, from which judges and autoencoder learn what is not a clean scene."""
 
 import numpy as np
 
@@ -8,9 +8,9 @@ BAD_KINDS = ("cut", "blended", "erased", "two kinds", "none", "more than six")
 
 
 def render_bad(kind: str, scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """A scene as a generator spoils it: glyphs cut, blended or half erased, two kinds at once, none, more than six.
+    """A scene with a generator's typical faults: glyphs cut, blended or half erased, two kinds at once, none, more than six.
 
-    uint8 RGB [64, 64, 3]. The last two kinds keep the scene's object and colour.
+    uint8 RGB [64, 64, 3]. The last two kinds of fault keep the scene's object and colour.
     """
     if kind not in BAD_KINDS:
         raise ValueError(f"unknown kind {kind!r}: one of {', '.join(BAD_KINDS)}")

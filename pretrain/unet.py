@@ -1,7 +1,7 @@
 """The generator: a latent U-Net conditioned on the frozen text encoder, trained on the web corpus.
 
-v-prediction on a cosine schedule. It learns to count and colour from exact captions, then what the web's captions mean,
-which are vague and often wrong: it can draw what a prompt asks for, and errs by its captions.
+v-prediction on a cosine schedule. It learns to count and colour from exact captions, then trains on web captions, which are
+vague and often wrong: it is able to draw what a prompt asks for, but errs as its captions do.
 """
 
 import argparse
@@ -31,14 +31,14 @@ from lib.world.web import CaptionNoise, exact_caption, web_pair
 from pretrain.clip import tokens
 from pretrain.common import halve, processes, spent, train, write_card
 
-BATCH = 64  # a process
+BATCH = 64  # per process
 CORPUS = 60_000  # image-caption pairs, encoded once
 CHUNK = 2_000
-RATES = {"exact": (0.015, 1.5e-3), "web": (0.008, 8e-4)}  # of Muon and AdamW, by the captions of a phase
+RATES = {"exact": (0.015, 1.5e-3), "web": (0.008, 8e-4)}  # of Muon and AdamW, by a phase's captions
 
 
 def corpus_chunk(index: int, vae: AutoencoderKL) -> tuple[torch.Tensor, dict[str, list[str]]]:
-    """Latents float16 [CHUNK, 16, 8, 8] of one part of the corpus, kept under the cache, and its captions by phase."""
+    """Latents, float16 [CHUNK, 16, 8, 8], of one part of the corpus, kept under the cache, and its captions by phase."""
     rng = np.random.default_rng((11, index))
     pairs = [web_pair(rng) for _ in range(CHUNK)]
     path = CACHE / "pretrain" / f"corpus-{digest_of(asdict(CaptionNoise()))[:8]}" / f"{index:03d}.safetensors"
@@ -59,14 +59,14 @@ def corpus_chunk(index: int, vae: AutoencoderKL) -> tuple[torch.Tensor, dict[str
 
 
 def schedule() -> dict:
-    """The noise schedule, shared by training and every sampler."""
+    """The noise schedule, shared by training and all samplers."""
     return dict(
         num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", steps_offset=1
     )
 
 
 def make_unet(channels: tuple[int, int] = (64, 128)) -> UNet2DConditionModel:
-    """The U-Net: two resolutions (8 x 8, 4 x 4), cross-attention in every block."""
+    """The U-Net: two resolutions (8 x 8 and 4 x 4), with cross-attention in every block."""
     return UNet2DConditionModel(
         sample_size=8, in_channels=16, out_channels=16, block_out_channels=channels, layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
@@ -75,10 +75,10 @@ def make_unet(channels: tuple[int, int] = (64, 128)) -> UNet2DConditionModel:
 
 
 def main(phase: str, minutes: float | None = None, more: bool = False, updates: int = 60_000) -> None:
-    """Encode the corpus, train on the captions of a phase for so many `updates` or `minutes`, save the whole pipeline in
-    diffusers' layout.
+    """Encode the corpus, train on the captions of a phase for this many `updates` or `minutes`, and save the whole pipeline
+    in diffusers' layout.
 
-    `more` goes on from the shipped U-Net rather than from random weights; its card then tells of all runs.
+    `more` continues from the shipped U-Net rather than from random weights; its card then lists all runs.
     """
     name = f"unet-{phase}"
     torch.manual_seed(2)
@@ -128,7 +128,7 @@ def main(phase: str, minutes: float | None = None, more: bool = False, updates: 
 
 
 def save(unet, vae, encoder, tokenizer, runs: list[dict]) -> None:
-    """Write mini-sd: every part in diffusers' layout, the U-Net in float16, with its card."""
+    """Write mini-sd: all parts in diffusers' layout, the U-Net in float16 and with its card."""
     if processes()[0]:
         return
     folder = MODELS / "mini-sd"

@@ -1,4 +1,4 @@
-"""The autoencoder: 64 x 64 pixels to 8 x 8 latents of 16 channels, squared error with noisy latents in place of a KL."""
+"""The autoencoder: 64 x 64 pixels to 8 x 8 latents of 16 channels; squared error with noisy latents instead of a KL term."""
 
 from functools import partial
 
@@ -14,15 +14,15 @@ from pretrain.common import halve, processes, spent, train, write_card
 from pretrain.spoiled import BAD_KINDS, render_bad
 
 BATCH = 16
-# Lightness, red against blue, green against both: orthonormal, colour weighted three times (in squares) as lightness,
-# or a green bird on grey asphalt of its own lightness fades.
+# Lightness, red against blue, green against both: orthonormal, with colour weighted three times as much as lightness (in
+# squared error); otherwise a green bird fades on grey asphalt of the same lightness.
 OPPONENT = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]])
 OPPONENT = OPPONENT / OPPONENT.norm(dim=1, keepdim=True) * torch.tensor([[1.0], [3.0], [3.0]]).sqrt()
 HELD_OUT = 1_000_000  # seeds from here on are never trained on
 
 
 def random_scene(rng: np.random.Generator) -> tuple[Scene, int]:
-    """A scene of uniform attributes and a glyph size (px) independent of its count wherever that fits."""
+    """A scene with uniformly drawn attributes, and a glyph size (px) independent of the count where possible."""
     count = int(rng.integers(1, 7))
     colour = None if rng.random() < 0.35 else str(rng.choice(COLOURS))
     style = "plain" if rng.random() < 0.95 else str(rng.choice(STYLES[1:]))
@@ -31,7 +31,7 @@ def random_scene(rng: np.random.Generator) -> tuple[Scene, int]:
 
 
 def images(seed: int, count: int) -> torch.Tensor:
-    """Random renders, one in ten spoiled: float [count, 3, 64, 64] in [-1, 1], the same for the same seed."""
+    """Random renders, one in ten spoiled: float [count, 3, 64, 64] in [-1, 1], determined by the seed."""
     rng = np.random.default_rng(seed)
     out = []
     for _ in range(count):
@@ -43,7 +43,7 @@ def images(seed: int, count: int) -> torch.Tensor:
 
 
 def crops(seed: int, count: int, side: int = 32) -> torch.Tensor:
-    """Glyphs rather than skies: of three crops on the grid of 8 px that of most contrast, float [count, 3, side, side]."""
+    """Crops of glyphs, not sky: of three crops on the 8-px grid the one with most contrast, float [count, 3, side, side]."""
     x = images(seed, count).contiguous()
     rng = np.random.default_rng((3, seed))
     corner = torch.from_numpy(rng.integers(0, (64 - side) // 8 + 1, (3, 2)) * 8).tolist()
@@ -62,7 +62,7 @@ def psnr(vae: AutoencoderKL, pixels: torch.Tensor) -> float:
 
 
 def fold_statistics(vae: AutoencoderKL, latents: torch.Tensor) -> None:
-    """Rescale the 1 x 1 convolutions on both sides, so that each latent channel has mean 0 and spread 1."""
+    """Rescale the 1 x 1 convolutions on both sides, so that each latent channel has mean 0 and standard deviation 1."""
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     n = len(mean)
     with torch.no_grad():
@@ -75,9 +75,9 @@ def fold_statistics(vae: AutoencoderKL, latents: torch.Tensor) -> None:
 
 
 def main(minutes: float | None = None, crop_minutes: float | None = None, decoder_minutes: float | None = None) -> None:
-    """Train on whole scenes, then on crops; fold, save as float16 with the model card; then train the decoder on.
+    """Train on whole scenes, then on crops; fold, save as float16 with the model card; then train the decoder further.
 
-    The last part, against the frozen encoder, needs no place in line: the generator only waits for the encoder.
+    The last part, with the encoder frozen, can run at any later time: the generator's training only needs the encoder.
     """
     torch.manual_seed(0)
     vae = AutoencoderKL(
@@ -109,7 +109,7 @@ def main(minutes: float | None = None, crop_minutes: float | None = None, decode
     def loss(x: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         pair = (x, decoded(x, noise, 0.05))
         error = error_of(*(torch.einsum("ij,bjhw->bihw", opponent, t) for t in pair))
-        # The worst cells count most: a glyph that fades into its background is a large error in few places.
+        # The worst cells count most: a glyph that fades into its background is a large error in a few places.
         cells = F.avg_pool2d(error.mean(1, keepdim=True), 8)
         weight = (cells / cells.mean()).detach().clamp(max=10)
         return (weight * cells).mean()

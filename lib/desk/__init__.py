@@ -1,1 +1,1 @@
-"""What leaves a notebook, and what runs notebooks."""
+"""The output of notebooks, and the tools that run and publish them."""

@@ -1,7 +1,7 @@
-"""How fast this machine does what the study spends its time on, and how near that is to its limit: `make bench`.
+"""How fast this machine does the work that dominates the study, and how close that is to its limit: `make bench`.
 
-Rates of one process, the best of three rounds, with the arithmetic of an item and the share of the rate at which the same
-machine multiplies large matrices. Machines are noisy: compare the lines of one run, not those of two.
+Rates of one process, the best of three rounds, with the arithmetic per item and the speed as a share of the rate at which
+the same machine multiplies large matrices. Timings are noisy: compare lines within one run, not between runs.
 """
 
 import tempfile
@@ -24,14 +24,14 @@ from lib.world import prompts, scenes, web
 
 ON_GPU = DEVICE.type == "cuda"
 BATCHES = (64, 512, 2048) if ON_GPU else (64,)  # images sampled at once
-UPDATES = {(48, 24): 200, (256, 256): 200} if ON_GPU else {(48, 24): 4}  # of fine-tuning, by batch
+UPDATES = {(48, 24): 200, (256, 256): 200} if ON_GPU else {(48, 24): 4}  # fine-tuning updates, by batch
 
 UPDATES_OF_A_REWARD = 20
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Items a second of some work, the arithmetic of one (floating-point operations; None: not counted)."""
+    """Items per second of some work, and floating-point operations per item (None: not counted)."""
 
     name: str
     items: float
@@ -40,7 +40,7 @@ class Rate:
 
 
 def seconds(work: Callable[[], object], rounds: int = 3) -> float:
-    """What `work` takes, the best of some rounds after one that is not counted."""
+    """Time that `work` takes: the best of several rounds, after one warm-up round."""
     taken = []
     for _ in range(rounds + 1):
         finished()
@@ -52,7 +52,7 @@ def seconds(work: Callable[[], object], rounds: int = 3) -> float:
 
 
 def finished() -> None:
-    """Wait until a GPU has done what it was asked for."""
+    """Wait until the GPU, if any, has finished its work."""
     if ON_GPU:
         torch.cuda.synchronize()
 
@@ -60,7 +60,7 @@ def finished() -> None:
 def rate(
     name: str, work: Callable[[], object], count: int, training: bool = False, of: Callable[[], object] | None = None
 ) -> Rate:
-    """The rate of `work`, which does `count` items; `of` does the arithmetic of one."""
+    """The rate of `work`, which processes `count` items; `of` processes one, to count its arithmetic."""
     operations = None
     if of:
         with FlopCounterMode(display=False) as counter:
@@ -70,7 +70,7 @@ def rate(
 
 
 def matrix_rates(size: int = 8192 if ON_GPU else 2048) -> dict[torch.dtype, float]:
-    """Floating-point operations a second in multiplying two square matrices, in float32 and in bfloat16."""
+    """Floating-point operations per second when multiplying two square matrices, in float32 and, where fast, in bfloat16."""
     found = {}
     for dtype in (torch.float32, torch.bfloat16)[: 1 + precision.FAST_BFLOAT16]:
         a = torch.randn(size, size, device=DEVICE).to(dtype)
@@ -79,7 +79,7 @@ def matrix_rates(size: int = 8192 if ON_GPU else 2048) -> dict[torch.dtype, floa
 
 
 def rates() -> list[Rate]:
-    """The rates of all that the study spends its time on."""
+    """The rates of all the work that dominates the study."""
     rng = np.random.default_rng(0)
     count = BATCHES[-1]
     texts = [prompts.evaluation_prompts()[i % 120] for i in range(count)]

@@ -1,7 +1,7 @@
-"""Yours beside ours: `python -m lib.desk.beside --size SIZE` holds your run against the one that we committed.
+"""Yours beside ours: `python -m lib.desk.beside --size SIZE` compares your run with the one that we committed.
 
-Which verdicts on claims agree, and which of your quality figures lie outside our 95 % interval, with how many should by
-chance: a short table in the terminal, all rows in beside.md of your run's folder. Exit code 1: your run is not whole.
+Which verdicts on claims agree, which of your quality figures lie outside our 95 % interval, and how many would by chance: a
+short table in the terminal, and all rows in beside.md of your run's folder. Exit code 1: your run is incomplete.
 """
 
 import argparse
@@ -23,17 +23,17 @@ SHOWN = 12  # rows in the terminal
 
 
 def chance_outside(ours: Mapping, yours: Mapping) -> float:
-    """The chance that your value falls outside our interval if both runs drew everything anew, from both widths.
+    """The probability that your value falls outside our interval if both runs drew everything anew, from both widths.
 
-    The gap of two runs has the standard error sqrt(s_ours^2 + s_yours^2), our interval ends 1.96 s_ours away. Between two
-    runs as exact as each other this is 17 %, not 5 %.
+    The difference of two runs has the standard error sqrt(s_ours^2 + s_yours^2); our interval ends at 1.96 s_ours. For two
+    equally precise runs the probability is 17 %, not 5 %.
     """
     s_ours, s_yours = ((q["high"] - q["low"]) / (2 * Z) for q in (ours, yours))
     return float(2 * norm.sf(Z * s_ours / sqrt(s_ours**2 + s_yours**2))) if s_ours or s_yours else 0.0
 
 
 def compared_claims(ours: Sequence[Mapping], yours: Sequence[Mapping]) -> list[dict]:
-    """A row a claim of either run, by name: both values and verdicts (None: the run has no such claim) and `agree`."""
+    """One row per claim of either run, by name: both values and verdicts (None: no such claim in the run) and `agree`."""
     a, b = ({c["name"]: c for c in claims} for claims in (ours, yours))
     rows = []
     for name in a | b:
@@ -46,8 +46,8 @@ def compared_claims(ours: Sequence[Mapping], yours: Sequence[Mapping]) -> list[d
 
 
 def compared_values(ours: Sequence[Mapping], yours: Sequence[Mapping]) -> list[dict]:
-    """A row a quality figure of either run, by name: both (None: the run has none), whether yours lies `outside` our
-    interval (None: nothing to compare) and the `chance` that it would."""
+    """One row per quality figure of either run, by name: both (None: the run has none), whether yours is `outside` our
+    interval (None: nothing to compare), and the `chance` that it would be."""
     a, b = ({q["name"]: q for q in entries} for entries in (ours, yours))
     rows = []
     for name in sorted(a | b):
@@ -63,7 +63,7 @@ def compared_values(ours: Sequence[Mapping], yours: Sequence[Mapping]) -> list[d
 
 
 def summary(size: str, of: str, claims: Sequence[Mapping], values: Sequence[Mapping]) -> list[str]:
-    """What the comparison of your run of one size with ours `of` another, or of the same, comes to, in sentences."""
+    """Sentences that sum up the comparison of your run of one size with ours `of` the same or another size."""
     tested = [v for v in values if v["outside"] is not None]
     outside, expected = (sum(v[k] for v in tested) for k in ("outside", "chance"))
     compared = [
@@ -84,7 +84,7 @@ def number(q: Mapping | None) -> str:
 
 
 def differing(claims: Sequence[Mapping]) -> list[tuple[str, ...]]:
-    """Claims on which the verdicts differ: name, ours, yours."""
+    """Claims whose verdicts differ: name, ours, yours."""
 
     def said(claim: Mapping, whose: str) -> str:
         return f"{claim[whose] or 'no such claim'} {claim[f'{whose} value'] or ''}".strip()
@@ -93,7 +93,7 @@ def differing(claims: Sequence[Mapping]) -> list[tuple[str, ...]]:
 
 
 def terminal(said: Sequence[str], claims: Sequence[Mapping], values: Sequence[Mapping]) -> str:
-    """The sentences, then what differs: at most `SHOWN` rows, verdicts first."""
+    """The sentences, then the differences: at most `SHOWN` rows, verdicts first."""
     rows = differing(claims) + [(v["name"], number(v["ours"]), number(v["yours"])) for v in values if v["outside"]]
     table = [("", "ours", "yours"), *rows[:SHOWN]]
     widths = [max(len(row[i]) for row in table) for i in range(3)]
@@ -118,12 +118,12 @@ def page(said: Sequence[str], claims: Sequence[Mapping], values: Sequence[Mappin
 
 
 def line(cells: Sequence[str]) -> str:
-    """A row of a table of Markdown."""
+    """A row of a Markdown table."""
     return "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"
 
 
 def beside(size: str, ours: Path) -> str:
-    """Write beside.md into the folder of your run, and return the terminal's words; raises ValueError without a run."""
+    """Write beside.md into your run's folder and return the text for the terminal; raises ValueError if there is no run."""
     yours = reports(size)
     if not (yours / "claims.json").exists():
         raise ValueError(f"there is no whole run of size {size} yet: run `make reproduce SIZE={size}` first")
@@ -135,7 +135,7 @@ def beside(size: str, ours: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Compare a run with what we published of its size, or else with the largest size that we did."""
+    """Compare a run with our published run of the same size, or else of the largest size that we published."""
     parser = argparse.ArgumentParser(prog="python -m lib.desk.beside", description=main.__doc__)
     parser.add_argument("--size", default="laptop", choices=SIZES)
     size = parser.parse_args(argv).size

@@ -1,7 +1,7 @@
-"""The papers' claims, each held against this study's numbers by a rule of `data/claims.toml`.
+"""The papers' claims, each tested on this study's numbers by a rule in `data/claims.toml`.
 
-A claim's parts read rows that notebooks stored with `report.write`; what is not there yet is a reason, not an error. Rules
-ask about whole 95 % intervals, so that a claim can also be left open. `data/README.md` says since when they are fixed.
+A claim's parts read rows that notebooks stored with `report.write`; a result that is still missing is a reason, not an
+error. Rules apply to whole 95 % intervals, so a claim can also remain open. `data/README.md` says when the rules were fixed.
 """
 
 import math
@@ -21,21 +21,21 @@ KEYS = (
 )  # fmt: skip
 VERDICTS = ("reproduced", "not reproduced", "not resolved", "by construction", "cannot be tested here")
 REPRODUCED, NOT_REPRODUCED, NOT_RESOLVED, BY_CONSTRUCTION, NOT_TESTED = VERDICTS
-FOUND = VERDICTS[:3]  # what can come out of a test; the others are not counted with these
+FOUND = VERDICTS[:3]  # possible results of a test; the others are counted separately
 CLAIM = {"paper", "name", "at", "claim", "paper_value", "unit", "notebook", "figure", "parts", "reason", "by_construction"}
 PART = {"of", "row", "value", "bounds"}
 TESTS = ("above", "below", "near", "equals")
 UNITS = ("%", "points", "%change", "images")
-COUNTS = ("prompts", "pairs", "images", "n")  # what an interval is over: the first that a row has
+COUNTS = ("prompts", "pairs", "images", "n")  # the units of an interval: the first of these that a row has
 
 
 class Missing(Exception):
-    """What a rule needs is not there; the message says what."""
+    """Something that a rule needs is missing; the message says what."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a part measured and whether its test holds: `state` is holds, fails, not resolved or missing."""
+    """A part's measurement and whether its test holds: `state` is holds, fails, not resolved or missing."""
 
     state: str
     value: float | None = None
@@ -50,7 +50,7 @@ class Found:
 
 
 def load(path: Path = TABLE) -> tuple[str, list[dict]]:
-    """The first paper and all claims (one of another paper names it); raises ValueError on one that is not whole."""
+    """The first paper, and all claims (one from another paper names it); raises ValueError on an incomplete claim."""
     table = tomllib.loads(report.noted(path).read_text("utf-8"))
     for claim in table["claim"]:
         checked(claim)
@@ -61,7 +61,7 @@ def load(path: Path = TABLE) -> tuple[str, list[dict]]:
 
 
 def checked(claim: dict) -> dict:
-    """The claim; raises ValueError when a key is unknown or missing, or a part has no test or too many."""
+    """The claim; raises ValueError if a key is unknown or missing, or a part has no test or too many."""
     name = claim.get("name", "a claim without name")
     if unknown := set(claim) - CLAIM:
         raise ValueError(f"{name}: unknown {', '.join(sorted(unknown))}")
@@ -98,14 +98,14 @@ def chosen(rows: list[dict], row: dict, of: str) -> dict:
 
 
 def number(row: dict, column: str, of: str) -> float:
-    """A row's number."""
+    """The number in a row's column."""
     if not isinstance(row.get(column), (int, float)):
         raise Missing(f"result '{of}' has no number in column {column}")
     return row[column]
 
 
 def interval(row: dict, part: dict) -> tuple[float, float | None, float | None]:
-    """The part's value with its bounds (None: has none) in a row."""
+    """The part's value in a row, with its bounds (None: it has none)."""
     column, of = part.get("value", "value"), part["of"]
     value = number(row, column, of)
     low, high = part.get("bounds") or (("low", "high") if column == "value" else (f"{column}_low", f"{column}_high"))
@@ -113,7 +113,7 @@ def interval(row: dict, part: dict) -> tuple[float, float | None, float | None]:
 
 
 def count(row: dict) -> int | None:
-    """What the row's interval is over, by the first of COUNTS that it has."""
+    """The number of units behind the row's interval, by the first of COUNTS that it has."""
     return next((int(row[c]) for c in COUNTS if row.get(c) is not None), None)
 
 
@@ -126,12 +126,12 @@ def measured(part: dict, read: Callable[[str], list[dict]]) -> Found:
         state = state_of(part, *numbers)
     except Missing as missing:
         return Found("missing", reason=str(missing))
-    seeds = row.get("seeds", 1)  # a result that names none ran once
+    seeds = row.get("seeds", 1)  # a result without this column comes from one run
     return Found(state, *numbers, count(row), len(seeds) if isinstance(seeds, list) else seeds)
 
 
 def state_of(part: dict, value: float, low: float | None, high: float | None) -> str:
-    """holds or fails, where all of the interval does (of `equals`, the value); else not resolved."""
+    """holds or fails, if the whole interval (for `equals`, the value) does; else not resolved."""
     if "equals" in part:
         return "holds" if value == part["equals"] else "fails"
     if low is None or high is None:
@@ -159,7 +159,7 @@ def in_words(part: dict, unit: str) -> tuple[str, str, str]:
 
 
 def rule_of(claim: dict) -> str:
-    """All parts in words, those alike but for the row together."""
+    """All parts in words; parts that differ only in the row are merged."""
     rows = {}
     for quantity, row, test in (in_words(part, claim["unit"]) for part in claim["parts"]):
         rows.setdefault((quantity, test), []).append(f"({row})")
@@ -170,7 +170,7 @@ def rule_of(claim: dict) -> str:
 
 
 def judged(claim: dict, read: Callable[[str], list[dict]]) -> tuple[str, list[Found], str]:
-    """The verdict, what each part found, and why the verdict is not `reproduced` (empty when it is)."""
+    """The verdict, each part's finding, and why the verdict is not `reproduced` (empty if it is)."""
     if "reason" in claim:
         return NOT_TESTED, [], claim["reason"]
     parts = [measured(part, read) for part in claim["parts"]]
@@ -187,7 +187,7 @@ def judged(claim: dict, read: Callable[[str], list[dict]]) -> tuple[str, list[Fo
 
 
 def counted(verdicts: Iterable[str]) -> str:
-    """How many verdicts of each kind there are, in words, those of FOUND apart from the others."""
+    """How many verdicts of each kind there are, in words, those of FOUND separate from the others."""
     n = Counter(verdicts)
     found = ", ".join(f"{n[v]} {v}" for v in FOUND)
     return f"of {sum(n[v] for v in FOUND)} claims that numbers can decide: {found}; beside them " + ", ".join(
@@ -195,7 +195,7 @@ def counted(verdicts: Iterable[str]) -> str:
 
 
 def reader(size: str, notebook: str) -> Callable[[str], list[dict]]:
-    """A function that reads a result of that size, or says which notebook is needed."""
+    """A function that reads a result of this size, or says which notebook is needed."""
 
     def read(name: str) -> list[dict]:
         try:
@@ -207,14 +207,14 @@ def reader(size: str, notebook: str) -> Callable[[str], list[dict]]:
 
 
 def judge_all(size: str) -> tuple[list[dict], list[dict]]:
-    """Rows of claims.json, and beside them a row a claim with its name, unit, reason and the state of each part."""
+    """Rows of claims.json, and for each claim a row with its name, unit, reason and the state of each part."""
     paper, table = load()
     rows, more = [], []
     for claim in table:
         verdict, parts, reason = judged(claim, reader(size, claim["notebook"]))
         first = parts[0] if parts else Found("missing")
         tested = verdict != NOT_TESTED
-        sampled = tested and claim["unit"] != "images"  # a number of images is counted, not estimated
+        sampled = tested and claim["unit"] != "images"  # a number of images is a count, not an estimate
         value, low, high = (first.value, first.low, first.high) if tested else (None, None, None)
         rule = rule_of(claim) if parts else "none: " + reason
         rows.append(dict(zip(KEYS, (
@@ -234,11 +234,11 @@ def write(rows: list[dict], more: list[dict], size: str) -> Path:
 
 
 def shown(value: float | None, unit: str) -> str:
-    """A number in its unit; empty where there is none."""
+    """A number in its unit; empty if there is none."""
     if value is None:
         return ""
     if unit == "images":
         return f"{value:,.0f} images"
-    rounded = round(100 * value, 1) + 0.0  # no minus before zero
+    rounded = round(100 * value, 1) + 0.0  # no negative zero
     sign = "" if unit == "%" else "+" if rounded > 0 else ""
     return f"{sign}{rounded:g} {'%' if unit in ('%', '%change') else 'points'}"

@@ -1,11 +1,11 @@
 """The environment of the study: `python -I lib/desk/environment.py FOLDER`, which make runs before every target.
 
-It looks at what is in FOLDER each time, makes or completes the environment where that is not what requirements.lock asks
-for, says so in a line, and lets each kernel of the environment import `lib` wherever it starts. With --link in place of
-FOLDER it does only this last step, for the Python that runs it (conda). What cannot be done is said in one line.
+Each time it inspects FOLDER, creates or completes the environment if it does not match requirements.lock, says so in one
+line, and lets every kernel of the environment import `lib`, wherever it starts. With --link in place of FOLDER it does only
+this last step, for the Python that runs it (conda). Anything that cannot be done is reported in one line.
 """
-# Any Python 3 must be able to read this file, to be told that it is too old: hence the old syntax and nothing but the
-# standard library. Isolated (-I), because lib/desk/site.py would stand for the standard library's `site`.
+# Any Python 3 must be able to read this file, to report that it is too old: hence the old syntax, and only the standard
+# library. Isolated (-I), because lib/desk/site.py would shadow the standard library's `site`.
 
 import json
 import os
@@ -24,7 +24,7 @@ LINE = re.compile(r'([\w.-]+)==([\w.]+)(?: ; (sys_platform|python_version) == "(
 
 
 def main(folder):
-    """Leave a sound environment in `folder`, or exit with what stands in the way."""
+    """Leave a working environment in `folder`, or exit and say what prevents it."""
     fault, there = look(folder)
     if fault:
         make(folder, fault)
@@ -41,7 +41,7 @@ def main(folder):
 
 
 def say(text):
-    """One line for the reader; standard error takes any letter in any locale."""
+    """One line for the reader; standard error accepts any character in any locale."""
     sys.stderr.write(text + "\n")
 
 
@@ -70,7 +70,7 @@ def look(folder):
 
 
 def inventory():
-    """What the Python that runs this finds: versions of whole packages, and records of others, which it can lose."""
+    """What the running Python finds: versions of complete packages, and records of broken ones, which may be deleted."""
     found, broken = {}, {}
     for place in [p for p in sys.path if os.path.isdir(p)]:
         for entry in sorted(os.listdir(place)):
@@ -83,7 +83,7 @@ def inventory():
 
 
 def whole(place, entry):
-    """Whether a package was installed to its end (installers write INSTALLER last) and no part of it was removed."""
+    """Whether a package was installed completely (installers write INSTALLER last) and no part of it was removed."""
     try:
         with open(os.path.join(place, entry, "RECORD"), encoding="utf-8") as record:
             parts = {re.split("[/,]", line)[0] for line in record} - {"", "..", "__pycache__"}
@@ -94,7 +94,7 @@ def whole(place, entry):
 
 
 def amiss(there):
-    """The lines of requirements.lock that hold for this system and Python and are not met, with what is there instead."""
+    """The lines of requirements.lock that apply to this system and Python but are not met, with what is there instead."""
     here = {"sys_platform": sys.platform, "python_version": dotted(there["version"][:2]), None: None}
     unmet = []
     with open(os.path.join(ROOT, "requirements.lock"), encoding="utf-8") as lock:
@@ -110,12 +110,12 @@ def amiss(there):
 
 
 def told(unmet):
-    """How many packages are not as they should be, and an example."""
+    """How many packages are missing or at the wrong version, and an example."""
     return f"{len(unmet)} package{'s' * (len(unmet) > 1)} missing or at another version, such as {unmet[0]}"
 
 
 def canonical(name):
-    """A package's name as the index compares it."""
+    """A package's name as the package index normalises it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
@@ -128,7 +128,7 @@ def dotted(version):
 
 
 def make(folder, fault):
-    """A new environment in the place of one that does not run; what a link points to is never touched."""
+    """Make a new environment in place of one that does not work; never touch what a link points to."""
     if sys.version_info < OLDEST:  # noqa: UP036 - the very check
         oldest = dotted(OLDEST)
         found = f"{sys.executable} is {dotted(sys.version_info[:3])}"
@@ -148,11 +148,11 @@ def make(folder, fault):
         hint = f"{APT}; or {ELSEWHERE}" if "ensurepip" in said or "No module" in said else ELSEWHERE
         sys.exit(f"{sys.executable} makes no virtual environment ({said.split(chr(10))[-1]}): {hint}")
     with open(os.path.join(folder, ".gitignore"), "w", encoding="utf-8") as file:
-        file.write("*\n")  # wherever it is, git and ruff leave it alone
+        file.write("*\n")  # wherever it is, git and ruff ignore it
 
 
 def clear(folder):
-    """Empty an environment's folder, pyvenv.cfg last: killed half-way, it is still known for what it is."""
+    """Empty an environment's folder, pyvenv.cfg last: if killed half-way, it is still recognised as an environment."""
     if (ROOT + os.sep).startswith(os.path.realpath(folder) + os.sep):
         sys.exit(f"{folder} holds this study and is left alone: {ELSEWHERE}")
     for name in sorted(os.listdir(folder), key="pyvenv.cfg".__eq__):
@@ -169,7 +169,7 @@ def complete(folder, there):
     writable(there["site"])
     say(f"{folder} has {told(amiss(there))}: installing requirements.lock")
     for name in {canonical(line.partition("==")[0]) for line in amiss(there)} & set(there["broken"]):
-        shutil.rmtree(there["broken"][name])  # pip would take the package for installed
+        shutil.rmtree(there["broken"][name])  # else pip would consider the package installed
     if "pip" not in there["found"] and subprocess.call([*python, "-m", "ensurepip"], stdout=subprocess.DEVNULL):
         sys.exit(f"{folder} has no pip, and its Python brings none: {APT}")
     options = ["--quiet", "--disable-pip-version-check", "--no-user", "-r", os.path.join(ROOT, "requirements.lock")]
@@ -178,7 +178,7 @@ def complete(folder, there):
 
 
 def writable(place):
-    """Refuse a place in which nothing can be made."""
+    """Refuse a place that cannot be written to."""
     while not os.path.exists(place):
         place = os.path.dirname(place)
     if not os.access(place, os.W_OK):
@@ -186,7 +186,7 @@ def writable(place):
 
 
 def link(site):
-    """Let what runs in an environment import this checkout: its path, in letters that every locale reads alike."""
+    """Let code in an environment import this checkout: writes its path, encoded to read the same in every locale."""
     path = os.path.join(site, "human_feedback.pth")
     line = f"import os, sys; sys.path.append(os.fsdecode({os.fsencode(ROOT)!r}))\n"
     if os.path.exists(path):

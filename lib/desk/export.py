@@ -1,8 +1,8 @@
-"""A trained model as a folder that other tools load: `python -m lib.desk.export MODEL FOLDER --size SIZE`; a list without.
+"""A trained model as a folder that other tools load: `python -m lib.desk.export MODEL FOLDER --size SIZE`.
 
-MODEL is a fine-tuned arm (a whole pipeline of diffusers), an adaptation (a LoRA for the shipped base), `reward`, or `hps`
-(a CLIP of open_clip). Nothing is trained here: what the cache lacks is refused, with the notebooks that make it. `card.json`
-says what the model is, what it was made from and how to load it. Exit code 2: the request cannot be met.
+MODEL is a fine-tuned arm (a whole diffusers pipeline), an adaptation (a LoRA for the shipped base), `reward`, or `hps` (an
+open_clip model); without MODEL, all are listed. Nothing is trained: what is not in the cache is refused, with the notebooks
+to run. `card.json` says what the model is, its inputs and how to load it. Exit code 2: the request cannot be met.
 """
 
 import argparse
@@ -35,7 +35,7 @@ NAMES = (*ARMS, *OTHER_WEIGHTINGS, *ADAPTATIONS, "reward", "hps")
 
 def main(argv: list[str] | None = None) -> int:
     """Export one model and say how to load it, or list the models."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may hold what the terminal cannot show
+    sys.stdout.reconfigure(errors="backslashreplace")  # a folder's name may not be printable in the terminal
     try:
         options = arguments(argv)
         if options.model:
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line; raises ValueError on what is wrong in it, before anything is looked up or written."""
+    """The command line; raises ValueError on an error in it, before anything is looked up or written."""
 
     def refuse(reason: str) -> None:
         raise ValueError(reason)
@@ -74,7 +74,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def vacant(folder: str) -> Path:
-    """The folder's real path, `~` and links followed; raises ValueError unless it is empty or not there."""
+    """The folder's real path, with `~` and links resolved; raises ValueError unless it is empty or does not exist."""
     path = Path(os.path.realpath(os.path.expanduser(folder)))
     if os.path.lexists(path) and not path.is_dir():
         raise ValueError(f"{path} is a file: name a new or an empty folder")
@@ -83,11 +83,11 @@ def vacant(folder: str) -> Path:
     return path
 
 
-# ---- what is trained ---------------------------------------------------------------------------------------------
+# ---- trained models ----------------------------------------------------------------------------------------------
 
 
 def chosen(size: str, of: str = "settings", what: Sequence[str] = SETTINGS) -> dict:
-    """What notebook 05 chose, or 09 as `adaptation_selection`; raises NotMade where it did not run yet."""
+    """The settings chosen by notebook 05, or by 09 as `adaptation_selection`; raises NotMade if it has not run yet."""
     try:
         (best,) = [row for row in np.atleast_1d(report.read(of, size)) if of == "settings" or row["chosen"]]
         return {name: best[name] for name in what}
@@ -103,7 +103,7 @@ def study_of(name: str, size: str) -> Study:
 
 
 def tuned(study: LeeStudy, arm: str) -> tuple[Artifact, int]:
-    """A fine-tuned U-Net and after how many updates it is taken, as in notebooks 05 to 09."""
+    """A fine-tuned U-Net and the number of updates after which it is taken, as in notebooks 05 to 09."""
     spec = study.finetune_spec(**chosen(study.name))
     return study.finetuned(arm, spec), spec.updates
 
@@ -114,7 +114,7 @@ def adapted(study: WuStudy, arm: str) -> Artifact:
 
 
 def makers(name: str) -> list[tuple[str, Callable[[Study], object]]]:
-    """The notebooks that lead to a model, in order, each with what it leaves behind; the last leaves the model itself."""
+    """The notebooks that lead to a model, in order, each with what it produces; the last produces the model itself."""
     images = ("01_images_to_judge", lambda study: (study.labelled_images, study.unlabelled_images))
     rewards = ("03_reward_learning", lambda study: study.rewards(seeds=1))
     selection = ("05_fine_tuning", lambda study: chosen(study.name))
@@ -128,7 +128,7 @@ def makers(name: str) -> list[tuple[str, Callable[[Study], object]]]:
 
 
 def find(study: Study, name: str):
-    """A trained model; raises NotMade that names the notebooks still to be run, in order."""
+    """A trained model; raises NotMade that names the notebooks still to run, in order."""
     steps = makers(name)
     if (found := if_found(lambda: steps[-1][1](study))) is not None:
         return found
@@ -150,7 +150,7 @@ def state(study: Study, name: str) -> str:
 
 
 def export(study: Study, name: str, folder: str) -> tuple[Path, dict]:
-    """Write a trained model, whole or not at all, into a new or empty folder; returns its real path and the model's card."""
+    """Write a trained model, completely or not at all, to a new or empty folder; returns its real path and the card."""
     to, found = vacant(folder), find(study, name)
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -158,16 +158,16 @@ def export(study: Study, name: str, folder: str) -> tuple[Path, dict]:
     except OSError as error:
         raise ValueError(f"cannot write in {to.parent} ({error.strerror}): name a folder elsewhere") from None
     with beside:
-        (new := Path(beside.name) / "model").mkdir()  # with the usual permissions, which the temporary folder has not
+        (new := Path(beside.name) / "model").mkdir()  # with the usual permissions, unlike the temporary folder
         write = {"reward": write_reward, "hps": write_hps}.get(name, write_lora if name in ADAPTATIONS else write_pipeline)
         card = {"model": name, "size": study.name} | write(study, name, found, new)
         save_json(new / "card.json", card | {"files": file_digests(new)})
-        os.rename(new, vacant(folder))  # still
+        os.rename(new, vacant(folder))  # checked again
     return to, card
 
 
 def write_pipeline(study: LeeStudy, name: str, found: tuple[Artifact, int], folder: Path) -> dict:
-    """The base's parts with the tuned U-Net: float16 as it is cached and as the base is shipped; both load as float32."""
+    """The base's parts with the tuned U-Net, in float16, as it is cached and the base is shipped; both load as float32."""
     artifact, updates = found
     copy(MODELS / "mini-sd", folder, lambda path: path.parent.name != "unet" or path.name == "config.json")
     shutil.copyfile(artifact.path / f"unet-{updates}.safetensors", folder / "unet/diffusion_pytorch_model.safetensors")
@@ -216,10 +216,10 @@ def write_reward(study: LeeStudy, name: str, rewards: list, folder: Path) -> dic
 
 
 def load_reward(folder: str | Path) -> tuple[Reward, RewardSpec]:
-    """An exported reward with its spec, as `lib.methods.reward.score` takes them."""
+    """An exported reward with its spec, in the form that `lib.methods.reward.score` takes."""
     spec = RewardSpec(**json.loads((Path(folder) / "card.json").read_text("utf-8"))["spec"])
     weights = load_file(Path(folder) / "reward.safetensors")
-    with torch.device("meta"):  # no weights are drawn, only to be overwritten
+    with torch.device("meta"):  # avoids drawing weights only to overwrite them
         network = Reward(weights["first.weight"].shape[1] // (3 if spec.product else 2), spec.width, spec.product)
     network.load_state_dict(weights, assign=True)
     return network.eval(), spec
@@ -232,7 +232,7 @@ def made_of(artifact: Artifact) -> dict:
 
 
 def copy(source: Path, folder: Path, wanted: Callable[[Path], bool]) -> None:
-    """Copy the files whose path below `source` is wanted; not their permissions, which may forbid writing."""
+    """Copy the files whose path below `source` is wanted, but not their permissions, which may forbid writing."""
     for path in sorted(p.relative_to(source) for p in source.rglob("*") if p.is_file()):
         if wanted(path):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -240,7 +240,7 @@ def copy(source: Path, folder: Path, wanted: Callable[[Path], bool]) -> None:
 
 
 def drawn(**settings) -> str:
-    """A line that draws an image nearly as the study does: a stock pipeline guides every step (see `SamplerSpec`)."""
+    """A line of code that draws an image nearly as the study does; a stock pipeline guides every step (`SamplerSpec`)."""
     settings = {"guidance_scale": EXACT.guidance_scale, "num_inference_steps": EXACT.steps} | settings
     return f'image = pipe("Two blue dogs in the forest", {", ".join(f"{k}={v!r}" for k, v in settings.items())}).images[0]'
 

@@ -1,4 +1,4 @@
-"""What of the user's own settings must not reach a notebook that is run for the record, nor a test."""
+"""Keeps the user's own settings away from notebooks that are run for the record, and from tests."""
 
 import os
 import sys
@@ -6,15 +6,14 @@ from pathlib import Path
 
 from lib.ground.paths import CACHE, ROOT
 
-# Settings of the user's that would reach a kernel.
+# Settings of the user that would reach a kernel.
 THEIRS = ("JUPYTER_CONFIG_PATH", "JUPYTER_PREFER_ENV_PATH", "LANGUAGE", "MATPLOTLIBRC", "PYTHONBREAKPOINT", "PYTHONDEVMODE",
           "PYTHONINSPECT", "PYTHONOPTIMIZE", "PYTHONSTARTUP", "PYTHONWARNINGS")  # fmt: skip
 
 
 def fence() -> None:
-    """Set this process's environment so that kernels which it starts are of its own interpreter, can import `lib`, and know
-    nothing of the user's startup files, of their configuration of matplotlib, Jupyter and IPython, their locale and their
-    warnings. Needs no home directory."""
+    """Set this process's environment so that the kernels it starts use its own interpreter, can import `lib`, and ignore the
+    user's startup files, configuration of matplotlib, Jupyter and IPython, locale and warning settings. Needs no home."""
     own = CACHE.absolute() / "settings"
     folders = {name: str(own / name.lower()) for name in (
         "IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "MPLCONFIGDIR",
@@ -31,5 +30,5 @@ def fence() -> None:
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
         "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "LC_ALL": "C", "TZ": "UTC",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "JUPYTER_PATH": str(Path(sys.prefix) / "share" / "jupyter"),  # a kernel in the user's home would come first
+        "JUPYTER_PATH": str(Path(sys.prefix) / "share" / "jupyter"),  # a kernel in the user's home would win
     }  # fmt: skip

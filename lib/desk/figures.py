@@ -1,4 +1,4 @@
-"""Figures: one colour and marker a method everywhere, intervals always, units on the axes, no metadata in the files."""
+"""Figures: each method has the same colour and marker everywhere; always intervals, units on axes, no metadata in files."""
 
 import textwrap
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from lib.ground.cache import atomic_write
 from lib.ground.paths import reports
 
-# Lightness rises from first to last, so that the order survives a grey print.
+# Lightness increases from first to last, so that the order survives printing in grey.
 COLOURS = dict(zip(
     ("base", "human-labelled only", "+ unlabelled", "full method", "pre-training loss alone", "constant reward",
      "CLIP score", "reward, lambda = 0", "reward", "shuffled labels, lambda = 0", "shuffled labels, lambda = 0.5", "paper"),
@@ -21,18 +21,18 @@ COLOURS = dict(zip(
      "#5a5a5a", "#2f6f9f", "#e07b39", "#9a9a9a", "#c4c4c4", "#000000"), strict=True,
 ))  # fmt: skip
 MARKERS = dict(zip(COLOURS, "osD^vPosD^vX", strict=True))
-# Rejection sampling: what images are chosen by, and what measures the chosen.
+# Rejection sampling: the scores by which images are chosen, and the judges of the chosen ones.
 COLOURS |= {"random": "#b3b3b3", "oracle (judge-b)": "#1b1b1b", "judge-b": "#1b1b1b", "panel": "#b5446e",
             "reward, other seeds": "#8fb7d3"}  # fmt: skip
 MARKERS |= {"random": "v", "oracle (judge-b)": "P", "judge-b": "P", "panel": "s", "reward, other seeds": "D"}
-# Kinds of prompts, and what counting is taught by.
+# Categories of prompts, and the trainings on counting.
 COLOURS |= {"count": "#7a1f5c", "colour": "#e07b39", "background": "#2f6f9f", "truth on counting": "#7a1f5c",
             "half the updates": "#b5446e"}  # fmt: skip
 MARKERS |= {"count": "o", "colour": "s", "background": "D", "truth on counting": "s", "half the updates": "D"}
-# What only the reward taught (notebooks 06 and 10).
+# The reward direction (notebooks 06 and 10).
 COLOURS |= {"reward direction": "#3a7d44"}
 MARKERS |= {"reward direction": "*"}
-# Preference: what foretells choices.
+# Preference: the scores that predict choices.
 COLOURS |= {"chance": "#b3b3b3", "aesthetic predictor": "#4c7aa8", "people's guess": "#7a1f5c", "people": "#7a1f5c",
             "HPS": "#e07b39", "ceiling": "#1b1b1b", "adapted": "#8fb7d3",
             "adapted, negative prompt": "#2f6f9f", "base, negative prompt": "#777777",
@@ -43,7 +43,7 @@ MARKERS |= {"chance": "v", "aesthetic predictor": "^", "people's guess": "s", "p
 
 
 def style() -> None:
-    """The study's look, whatever the user's own settings are; call once a notebook."""
+    """Set the study's style, regardless of the user's own settings; call once per notebook."""
     plt.rcdefaults()
     sns.set_theme(context="notebook", style="ticks", font_scale=0.85)
     plt.rcParams |= {
@@ -53,7 +53,7 @@ def style() -> None:
 
 
 def save(figure: Figure, name: str, size: str) -> Figure:
-    """Write figures/<name>.png of the run without metadata, and its words in <name>.txt; returns the figure, to be shown."""
+    """Write the run's figures/<name>.png, without metadata, and its description, <name>.txt; returns the figure to show."""
     path = reports(size) / "figures" / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})
@@ -66,7 +66,7 @@ def save(figure: Figure, name: str, size: str) -> Figure:
 
 
 def described(figure: Figure) -> str:
-    """A chart in words, from what was drawn: axes, and each named point with its value; for an alternative text."""
+    """Alternative text of a chart, from what was drawn: its axes, and each named point with its value."""
     charts = []
     for axis in figure.axes:
         names = {t: label.get_text() for t, label in zip(axis.get_yticks(), axis.get_yticklabels(), strict=False)}
@@ -95,8 +95,8 @@ def sheet(
 ) -> Figure:
     """A contact sheet of uint8 images [image, height, width, 3], row by row, every pixel drawn as a square.
 
-    `titles` stand above each image, wrapped, `rows` left of each row; `marks` are colours of a frame around each image;
-    between groups of so many columns is a gap.
+    `titles` go above the images, wrapped, `rows` to the left of each row; `marks` are the colours of frames around the
+    images; every `group` columns there is a gap.
     """
     lines = -(-len(images) // columns)
     deep = max((len(textwrap.wrap(t, int(14 * zoom))) for t in titles), default=0) if titles else 0
@@ -125,8 +125,6 @@ def sheet(
 
 
 def alt(path: Path) -> str:
-    """A saved figure's words, for an alternative text; its file name as words where none were written."""
+    """A saved figure's alternative text; if none was written, its file name as words."""
     words = path.with_suffix(".txt")
     return words.read_text("utf-8").strip() if words.exists() else path.stem.replace("_", " ")
-
-

@@ -1,5 +1,5 @@
-"""Whether a notebook's last run still stands: its cells, the code of `lib`, its parameters, the files of `data`, the
-libraries, the results that it read and the files that it wrote are what they were.
+"""Whether a notebook's last run is still valid: its cells, the code of `lib`, its parameters, the files in `data`, the
+libraries, the results that it read and the files that it wrote are unchanged.
 """
 
 import json
@@ -12,19 +12,19 @@ from lib.ground.cache import digest_of, file_digest
 from lib.ground.paths import DATA, ROOT, reports
 from lib.ground.source import COMPUTING, DRAWING, code_digest, versions
 
-# Modules that show in no notebook.
+# Modules that affect no notebook.
 BESIDE = ("bench", "beside", "environment", "export", "fresh", "gallery", "pack", "publish", "readme", "run",
           "site")  # fmt: skip
 
 
 def libraries() -> dict[str, str]:
-    """Versions of what computes and draws here."""
+    """Versions of the libraries that compute and draw here."""
     return versions((*COMPUTING, *DRAWING))
 
 
 def fingerprint(notebook: Path, given: dict, size: str, run_with: dict | None = None) -> str:
-    """Digest of all that decides what the notebook shows, but for results that it reads; `run_with` are libraries other than
-    those here."""
+    """Digest of all that determines what the notebook shows, except the results that it reads; `run_with` are library
+    versions to use instead of those here."""
     modules = [p for package in ("lib", "pretrain") for p in (ROOT / package).rglob("*.py") if p.stem not in BESIDE]
     data = [p for p in DATA.rglob("*") if p.is_file() and not p.name.startswith(".") and p.suffix != ".md"]
     return digest_of({
@@ -38,13 +38,13 @@ def fingerprint(notebook: Path, given: dict, size: str, run_with: dict | None = 
 
 
 def record_of(notebook: Path, size: str) -> Path:
-    """Where a notebook's last run is remembered."""
+    """The record of a notebook's last run."""
     return reports(size) / "notebooks" / f"{notebook.stem}.json"
 
 
 def is_fresh(notebook: Path, given: dict, size: str, elsewhere: bool = False) -> bool:
-    """Nothing that makes the notebook changed since its last run, nor anything that it wrote; it may have run `elsewhere`,
-    with other libraries."""
+    """Whether neither what determines the notebook nor what it wrote has changed since its last run; with `elsewhere`, that
+    run may have used other libraries."""
     try:
         record = json.loads(record_of(notebook, size).read_text("utf-8"))
         found = {name: file_digest(reports(size) / name) for name in record["outputs"]}
@@ -62,17 +62,17 @@ def is_fresh(notebook: Path, given: dict, size: str, elsewhere: bool = False) ->
 
 
 def digest_if_there(path: Path) -> str | None:
-    """Digest of the file, None without one: a result that appears makes its readers stale too."""
+    """Digest of the file, or None if it does not exist: a result that appears also makes its readers stale."""
     return file_digest(path) if path.is_file() else None
 
 
 def quality_of(notebook: Path, size: str) -> str:
-    """Digest of the quality figures that carry the notebook's name."""
+    """Digest of the quality figures that belong to the notebook."""
     return digest_of([e for e in quality_entries(reports(size)) if Path(e["notebook"]).stem == notebook.stem])
 
 
 def written(size: str) -> dict[str, int]:
-    """Result and figure files and the claims, with the time (ns) of their last writing."""
+    """Result and figure files and the claims, with their modification times (ns)."""
     files = [p for kind in ("results", "figures") for p in (reports(size) / kind).rglob("*") if p.is_file()]
     files += [p for p in [reports(size) / "claims.json"] if p.exists()]
     return {p.relative_to(reports(size)).as_posix(): p.stat().st_mtime_ns for p in files}

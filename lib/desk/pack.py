@@ -1,7 +1,7 @@
 """The study as one archive for a machine with CUDA PyTorch and no network: `python -m lib.desk.pack FILE [--python 3.12]`.
 
-It holds the tracked files without the figures of reports, wheels of what such a machine lacks, and there.sh, the one command
-to run there. Exit code 1: it cannot be made. Making it needs git and, for the wheels, the network.
+It contains the tracked files except the reports' figures, wheels of the packages that such a machine lacks, and there.sh,
+the only command to run there. Exit code 1: it cannot be made. Making it needs git and, for the wheels, the network.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 from lib.ground.paths import ROOT
 
 LIMIT = 64  # MB
-# What runs the notebooks, and what the other machine has of it, each with all that it requires.
+# Packages that run the notebooks, and those that the other machine already has, each with all its requirements.
 NEEDED = ("diffusers", "ipykernel", "open_clip_torch", "papermill")
 THERE = ("accelerate", "numpy", "pandas", "peft", "pyarrow", "scipy", "seaborn", "statsmodels", "timm", "torch",
          "torchmetrics", "torchvision", "transformers")  # fmt: skip
@@ -41,7 +41,7 @@ if [ "$whole" ]; then "$python" -m lib.desk.beside --size "$size"; fi
 
 
 def required(roots: tuple[str, ...], python: str) -> set[str]:
-    """The installed distributions among `roots` and all that they require in a Python of that version on Linux."""
+    """The installed distributions among `roots` and all their requirements for this version of Python on Linux."""
     found, left = set(), [canonicalize_name(name) for name in roots]
     where = {"extra": "", "python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux",
              "platform_system": "Linux", "platform_machine": "x86_64"}  # fmt: skip
@@ -58,7 +58,7 @@ def required(roots: tuple[str, ...], python: str) -> set[str]:
 
 
 def wheels(folder: Path, python: str) -> list[Path]:
-    """Download what the other machine lacks, in the versions of this environment."""
+    """Download the packages that the other machine lacks, in this environment's versions."""
     lacking = sorted(required(NEEDED, python) - required(THERE, python))
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "--python-version", python,
                "--implementation", "cp", *(f"--platform={tag}_x86_64" for tag in TAGS), "-d", str(folder)]  # fmt: skip
@@ -70,7 +70,7 @@ def wheels(folder: Path, python: str) -> list[Path]:
 
 
 def tracked() -> list[str]:
-    """The tracked files, without the figures of reports."""
+    """The tracked files, except the reports' figures."""
     done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
         raise ValueError(f"git does not know which files belong to {ROOT}: pack from a clone")
@@ -79,7 +79,7 @@ def tracked() -> list[str]:
 
 
 def pack(file: Path, python: str) -> float:
-    """Write the archive, whole or not at all; returns its size in MB."""
+    """Write the archive, completely or not at all; returns its size in MB."""
     file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_name(f".{file.name}.partial")
     try:

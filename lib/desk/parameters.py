@@ -1,4 +1,4 @@
-"""The parameters of a notebook: in its first code cell each line gives a name, a default, and a comment with its domain.
+"""A notebook's parameters: each line of its first code cell gives a name, a default, and a comment with the domain.
 
 The runner and the notebook's opening cell check them before anything is computed.
 """
@@ -13,12 +13,12 @@ from lib.ground.domains import clauses, fits, wanted
 from lib.ground.paths import ROOT
 from lib.world.prompts import checked
 
-PROMPT = "in the study's form"  # the domain of a prompt, which `prompts.checked` knows
+PROMPT = "in the study's form"  # the domain of a prompt, checked by `prompts.checked`
 _EACH = re.compile(r"\beach (?:in [\[(]|at (?:least|most) |one of )")
 
 
 def parameters(source: str) -> dict[str, tuple[object, str]]:
-    """Default and comment of each parameter of a cell; `...` stands for a default that is no literal."""
+    """Default and comment of each parameter of a cell; `...` stands for a default that is not a literal."""
     lines, found = source.splitlines(), {}
     for statement in ast.parse(source, "the parameters cell").body:
         if not isinstance(statement, (ast.Assign, ast.AnnAssign)) or statement.value is None:
@@ -34,8 +34,8 @@ def parameters(source: str) -> dict[str, tuple[object, str]]:
 
 
 def kind_of(default, comment: str):
-    """The type of a parameter: a list where the comment says `each`, of numbers where it bounds them, of texts where it
-    lists them; whatever it leaves open is as in the default."""
+    """The type of a parameter: a list if the comment says `each`, of numbers if it bounds them, of texts if it lists them;
+    anything the comment leaves open follows the default."""
     said, many = clauses(comment), isinstance(default, (list, tuple))
     each = bool(_EACH.search(comment)) or many and not said
     items = [] if default is ... or many != each else list(default) if many else [default]
@@ -52,9 +52,9 @@ def kind_of(default, comment: str):
 
 
 def check_values(source: str, values: Mapping) -> None:
-    """Refuse values (or, where none is given, defaults) of the parameters of a cell that their comments rule out.
+    """Refuse values (or, if none is given, defaults) of a cell's parameters that are outside the domain in their comments.
 
-    Raises ValueError that names the parameter, its value, what it takes, and the default as an example.
+    Raises ValueError that names the parameter, its value, what it accepts, and the default as an example.
     """
     for name, (default, comment) in parameters(source).items():
         value, kind = values.get(name, default), kind_of(default, comment)
@@ -68,12 +68,12 @@ def check_values(source: str, values: Mapping) -> None:
 
 
 def check(notebook: str, values: Mapping) -> None:
-    """The same of one of the study's notebooks, by its name: `values` are its `globals()`."""
+    """The same for one of the study's notebooks, by name: `values` are its `globals()`."""
     check_values(parameters_cell(cells(ROOT / "notebooks" / f"{notebook}.ipynb")) or "", values)
 
 
 def cells(notebook: Path) -> list[dict]:
-    """The cells of a notebook file; raises ValueError on any other."""
+    """The cells of a notebook file; raises ValueError on any other file."""
     try:
         return json.loads(notebook.read_text("utf-8"))["cells"]
     except (ValueError, KeyError):
@@ -81,15 +81,15 @@ def cells(notebook: Path) -> list[dict]:
 
 
 def parameters_cell(cells: list[dict]) -> str | None:
-    """The source of the cell tagged `parameters`, None without one."""
+    """The source of the cell tagged `parameters`; None if there is none."""
     tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     return "".join(tagged[0]["source"]) if tagged else None
 
 
 def keys_twice(source: str) -> Iterator[str]:
-    """Constant keys (an f-string is as good as one) that a dict literal gives twice: Python keeps the last, silently.
+    """Constant keys (f-strings count as constant) that a dict literal contains twice: Python silently keeps the last.
 
-    Code that is not plain Python, such as a cell with a magic, has none.
+    Code that is not plain Python, such as a cell with a magic, yields none.
     """
     try:
         tree = ast.parse(source)
@@ -102,7 +102,7 @@ def keys_twice(source: str) -> Iterator[str]:
 
 
 def _constant(key: ast.expr | None):
-    """The value of a literal key, an f-string as written, None for anything else and for a `**` part."""
+    """The value of a literal key, or an f-string as written; None for anything else and for a `**` part."""
     try:
         value = ast.literal_eval(key) if key is not None else None
         return repr(value) if isinstance(value, str) else value

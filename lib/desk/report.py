@@ -1,6 +1,6 @@
-"""Numbers that leave a notebook: result files, the quality list, timings, and the README's values.
+"""The numbers that a notebook writes: result files, the list of quality figures, timings, and the README's values.
 
-Every file here says the same when its numbers are the same: sorted, rounded to six digits, no timestamps.
+The same numbers always give the same files: sorted, rounded to six digits, without timestamps.
 """
 
 import json
@@ -36,9 +36,9 @@ def write(name: str, rows, size: str, notebook: str) -> Path:
 
 
 def read(name: str, size: str):
-    """The rows which `write` stored; raises FileNotFoundError that names the notebook to run first."""
+    """The rows that `write` stored; raises FileNotFoundError that names the notebook to run first."""
     path = noted(reports(size) / "results" / f"{name}.json")
-    if not path.exists():  # a trial goes on from what was found without it
+    if not path.exists():  # a trial builds on the results of the run that is not one
         path = noted(untried(size) / "results" / f"{name}.json")
     if not path.exists():
         raise FileNotFoundError(f"there is no result {name!r} of size {size} yet: run {maker(name)} first, at that size")
@@ -54,7 +54,7 @@ def maker(name: str) -> str:
 
 
 def noted(path: Path) -> Path:
-    """The path, there or not, added to the inputs of the notebook that `lib.desk.run` is running."""
+    """The path, whether or not it exists, noted as an input of the notebook that `lib.desk.run` is running."""
     if log := os.environ.get("STUDY_READS"):
         with open(log, "a", encoding="utf-8") as file:
             file.write(f"{path}\n")
@@ -62,12 +62,12 @@ def noted(path: Path) -> Path:
 
 
 def row(found: "Interval") -> dict:
-    """A result's columns of an estimate: its value with bounds, and over how many prompts (its clusters) and seeds."""
+    """A result's columns for an estimate: its value with bounds, and its numbers of prompts (clusters) and seeds."""
     return dict(value=found.value, low=found.low, high=found.high, prompts=found.clusters, seeds=found.seeds)
 
 
 def columns(**found: "Interval") -> dict:
-    """A result's columns of several estimates: NAME, NAME_low and NAME_high of each."""
+    """A result's columns for several estimates: NAME, NAME_low and NAME_high for each."""
     ends = (("", "value"), ("_low", "low"), ("_high", "high"))
     return {name + end: getattr(f, of) for name, f in found.items() for end, of in ends}
 
@@ -75,9 +75,9 @@ def columns(**found: "Interval") -> dict:
 def quality(
     name: str, value: float, low: float | None, high: float | None, n: int, seeds, size: str, notebook: str
 ) -> None:
-    """Put one quality figure, with its interval (None: has none), into quality.json over its older self.
+    """Store one quality figure, with its interval (None: it has none), in quality.json, replacing its previous entry.
 
-    `n` counts what the interval is over; `seeds` is how many runs, or which. Shares are in [0, 1].
+    `n` is the number of units behind the interval; `seeds` is the number of runs, or a list of them. Shares are in [0, 1].
     """
     entry = dict(zip(QUALITY, (checked_name(name), value, low, high, n, seeds, size, notebook), strict=True))
     entry = plain(entry, name)
@@ -89,7 +89,7 @@ def quality(
 
 
 def quality_entries(folder: Path) -> list[dict]:
-    """The quality figures in a folder of reports: none where nothing was written."""
+    """The quality figures in a folder of reports: none if nothing was written."""
     return read_list(folder / "quality.json", QUALITY)
 
 
@@ -99,7 +99,7 @@ def quality_table(size: str) -> pd.DataFrame:
 
 
 def timing(notebook: str, size: str, seconds: float, machine: Mapping) -> None:
-    """Put what a notebook's execution took into timings.json; with a warm cache that says little."""
+    """Store a notebook's execution time in timings.json; with a warm cache it says little."""
     entry = dict(zip(TIMING, (notebook, size, round(seconds, 1), dict(machine)), strict=True))
     upsert(reports(size) / "timings.json", plain(entry, notebook), ("notebook",), TIMING)
 
@@ -108,7 +108,7 @@ def timing(notebook: str, size: str, seconds: float, machine: Mapping) -> None:
 
 
 def best_published() -> str | None:
-    """The largest size that we ran and committed; None where there is none. A smoke test's numbers mean nothing."""
+    """The largest size that we ran and committed; None if there is none. Numbers of size smoke mean nothing."""
     return next((s for s in reversed(SIZES) if s != "smoke" and (published(s) / "claims.json").exists()), None)
 
 
@@ -122,14 +122,14 @@ def claims_of(folder: Path) -> list[dict]:
 
 
 class Opening(Markdown):
-    """A notebook's answer and minutes; shown so that `answer` can renew it where it stands."""
+    """A notebook's answer and running time; displayed so that `answer` can update it in place."""
 
     def _ipython_display_(self) -> None:
         display(Markdown(self.data), display_id="opening")
 
 
 def opening(notebook: str, size: str) -> Opening:
-    """The answer of the notebook's last run here at this size, or else ours, and the minutes of its last run at each."""
+    """The answer of the notebook's last run here at this size, or else ours, and the time of its last run at each size."""
     name, best = f"results/answer_{checked_name(notebook)}.json", best_published()
     path, whose = reports(size) / name, f"size {size}"
     if not path.exists() and best:
@@ -140,7 +140,7 @@ def opening(notebook: str, size: str) -> Opening:
 
 
 def took(notebook: str, size: str) -> str:
-    """The minutes of a notebook's last run of one size, here or else by us, and on what."""
+    """The minutes of a notebook's last run at one size, here or else ours, and the machine."""
     for folder, whose in ((reports(size), ""), (published(size), ", ours")):
         for entry in read_list(folder / "timings.json", TIMING):
             if entry["notebook"] == notebook:
@@ -150,7 +150,7 @@ def took(notebook: str, size: str) -> str:
 
 
 def answer(notebook: str, text: str, size: str) -> Markdown:
-    """Store the answer in one line as results/answer_<notebook>.json, and renew the first screen."""
+    """Store the one-line answer as results/answer_<notebook>.json, and update the first screen."""
     if not text.strip() or "\n" in text:
         raise ValueError(f"{notebook}: the answer is one line of text, got {text!r}")
     write(f"answer_{notebook}", {"text": text}, size, notebook)
@@ -162,7 +162,7 @@ def answer(notebook: str, text: str, size: str) -> Markdown:
 
 
 def interval(value: float, low: float | None, high: float | None, digits: int = 2, unit: str = "") -> str:
-    """`0.34 [0.30, 0.39]`, or the value alone where there is no interval."""
+    """`0.34 [0.30, 0.39]`, or the value alone if there is no interval."""
     unit = f" {unit}" if unit else ""
     if low is None or high is None:
         return f"{value:.{digits}f}{unit}"
@@ -184,14 +184,14 @@ def points(value: float, low: float | None = None, high: float | None = None) ->
 
 
 def checked_name(name: str) -> str:
-    """The name, when it can be a file's and a README marker's."""
+    """The name, if it is valid for a file and for a README marker."""
     if not re.fullmatch(r"\w+", name):
         raise ValueError(f"name {name!r}: use letters, digits and _")
     return name
 
 
 def plain(obj, where: str):
-    """JSON's own values: numpy unwrapped, floats to six significant digits; refuses NaN and infinities."""
+    """Plain JSON values: numpy unwrapped, floats rounded to six significant digits; refuses NaN and infinities."""
     if isinstance(obj, Mapping):
         return {str(key): plain(value, f"{where}.{key}") for key, value in obj.items()}
     if isinstance(obj, (list, tuple, np.ndarray)):
@@ -210,7 +210,7 @@ def plain(obj, where: str):
 
 
 def read_list(path: Path, keys: tuple[str, ...]) -> list[dict]:
-    """A file's list of entries (empty without the file), each with exactly these keys."""
+    """A file's list of entries (empty if there is no file), each with exactly these keys."""
     entries = json.loads(path.read_text("utf-8")) if path.exists() else []
     for entry in entries:
         if wrong := sorted(set(entry) ^ set(keys)):
@@ -219,6 +219,6 @@ def read_list(path: Path, keys: tuple[str, ...]) -> list[dict]:
 
 
 def upsert(path: Path, entry: dict, identity: tuple[str, ...], keys: tuple[str, ...]) -> None:
-    """Put the entry in place of the one with the same identity; the list stays sorted by identity."""
+    """Add the entry, replacing one with the same identity; the list stays sorted by identity."""
     entries = {tuple(e[k] for k in identity): e for e in [*read_list(path, keys), entry]}
     save_json(path, [entries[key] for key in sorted(entries)])

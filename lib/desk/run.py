@@ -1,7 +1,7 @@
 """The strict runner: `python -m lib.desk.run NOTEBOOK... --size SIZE [-p NAME=VALUE] [--force] [--check] [--patient]`.
 
-A notebook is run only when something that makes it changed (`lib.desk.fresh`), apart from the user's own settings. With -p
-it is a trial, which writes to a folder of its own, reports/trials/NAME=VALUE, and changes nothing else.
+A notebook runs only if something that determines it has changed (`lib.desk.fresh`), isolated from the user's own settings.
+With -p it is a trial, which writes to its own folder, reports/trials/NAME=VALUE, and changes nothing else.
 Exit code 2: the request was wrong; 1: a cell failed (or, with --check, a notebook is stale).
 """
 
@@ -25,15 +25,15 @@ from lib.ground.cache import file_digest, save_json
 from lib.ground.paths import CACHE, ROOT, reports
 from lib.ground.sizes import SIZES, cpu_hours
 
-PATIENCE = 3  # hours that nobody is asked about
+PATIENCE = 3  # hours of work that need no confirmation
 
 
 class Refused(Exception):
-    """A request that cannot be met, said in one line."""
+    """A request that cannot be met, explained in one line."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the stale ones among the notebooks, in the order given, up to the first that fails."""
+    """Run the stale notebooks among those given, in order, up to the first that fails."""
     try:
         options = arguments(argv)
         notebooks = [Path(path) for path in options.notebooks]
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def check(notebooks: list[Path], given: dict, size: str) -> int:
-    """Name the stale notebooks; 1 when there are any."""
+    """Name the stale notebooks; returns 1 if there are any."""
     stale = [notebook.stem for notebook in notebooks if not is_fresh(notebook, given, size)]
     print("\n".join(f"stale {name}" for name in stale) or "all fresh")
     return 1 if stale else 0
@@ -76,7 +76,7 @@ def check(notebooks: list[Path], given: dict, size: str) -> int:
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
-    """The command line; anything wrong in it is refused in one line."""
+    """The command line; any error in it is refused in one line."""
     parser = argparse.ArgumentParser(prog="python -m lib.desk.run", description=main.__doc__)
     parser.error = refuse
     parser.add_argument("notebooks", nargs="+", metavar="NOTEBOOK")
@@ -97,7 +97,7 @@ def refuse(reason: str) -> None:
 
 
 def literal(text: str) -> tuple[str, object]:
-    """`NAME=VALUE` with the value as a Python literal where it is one, as text where it is not."""
+    """`NAME=VALUE`, with the value as a Python literal if it is one, otherwise as text."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         refuse(f"-p {text}: write it as NAME=VALUE")
@@ -110,13 +110,13 @@ def literal(text: str) -> tuple[str, object]:
 
 
 def trial_of(given: dict) -> str:
-    """The folder of a trial, called by its parameters."""
+    """The folder of a trial, named after its parameters."""
     return re.sub(r"[^\w.,=+-]+", "_", ",".join(f"{name}={value}" for name, value in given.items()))[:100]
 
 
 def check_parameters(notebook: Path, given: dict) -> None:
-    """Refuse a notebook that is missing, lacks a parameter that is given, or has one out of its domain, given or not; and
-    one in which a dict has a key twice."""
+    """Refuse a notebook that is missing, lacks a parameter that is given, has a parameter (given or default) outside its
+    domain, or has a dict with a duplicate key."""
     if not notebook.is_file():
         refuse(f"no notebook {notebook}")
     try:
@@ -135,7 +135,7 @@ def check_parameters(notebook: Path, given: dict) -> None:
 
 
 def require_writable(folder: Path, variable: str) -> None:
-    """Refuse a folder in which nothing can be written, before anything is computed for it."""
+    """Refuse a folder that cannot be written to, before anything is computed for it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -145,7 +145,7 @@ def require_writable(folder: Path, variable: str) -> None:
 
 
 def ask_for_patience(size: str, patient: bool) -> None:
-    """Say how long a size takes on a processor; before many hours ask, or refuse where nobody can answer."""
+    """If a size takes many hours on a CPU, say how long and ask whether to start, or refuse if no one can answer."""
     hours = cpu_hours(size)
     if patient or hours < PATIENCE or has_gpu():
         return
@@ -167,17 +167,17 @@ def has_gpu() -> bool:
 
 
 def execute(notebook: Path, given: dict, size: str) -> bool:
-    """Run one notebook in a kernel of this very interpreter; False (and one line) when a cell fails."""
+    """Run one notebook in a kernel of this interpreter; False (and one line) if a cell fails."""
     record = record_of(notebook, size)
     done, failed = record.with_suffix(".ipynb"), record.with_suffix(".failed.ipynb")
     partial, reads = record.with_suffix(".partial.ipynb"), record.with_suffix(".reads")
     record.parent.mkdir(parents=True, exist_ok=True)
-    for old in (record, failed, reads, *reports(size).rglob(".*.partial")):  # those of a run killed while it wrote
+    for old in (record, failed, reads, *reports(size).rglob(".*.partial")):  # left by a run killed while writing
         old.unlink(missing_ok=True)
     made_by, before, started = fingerprint(notebook, given, size), written(size), time.monotonic()
     fence()
-    os.environ["STUDY_READS"] = str(reads)  # report.noted lists there what the notebook reads
-    import papermill  # after the environment, which it reads
+    os.environ["STUDY_READS"] = str(reads)  # report.noted lists what the notebook reads in it
+    import papermill  # only now: it reads the environment
 
     try:
         papermill.execute_notebook(
@@ -194,7 +194,7 @@ def execute(notebook: Path, given: dict, size: str) -> bool:
     seconds = time.monotonic() - started
     os.replace(partial, done)
     outputs = [name for name, when in written(size).items() if before.get(name) != when]
-    timing(notebook.stem, size, seconds, machine())  # before the record: a run killed between them is run again
+    timing(notebook.stem, size, seconds, machine())  # before the record: a run killed in between is repeated
     inputs = {os.path.relpath(name, ROOT) for name in reads.read_text("utf-8").splitlines()} if reads.exists() else ()
     reads.unlink(missing_ok=True)
     save_json(record, {
@@ -218,7 +218,7 @@ def describe(error: Exception) -> str:
 
 
 def machine() -> dict:
-    """What the minutes were measured on."""
+    """The machine on which the time was measured."""
     gpu = None
     if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]

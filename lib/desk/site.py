@@ -1,7 +1,7 @@
 """A static site of the executed notebooks, to be opened from disk: `python -m lib.desk.site --size SIZE`.
 
-nbconvert turns the notebooks into HTML. A page that would run or fetch something, that has a broken link or an image
-without alternative text is refused.
+nbconvert turns the notebooks into HTML. Pages that would run or fetch something, have a broken link, or show an image
+without alternative text are refused.
 """
 
 import argparse
@@ -31,7 +31,7 @@ SHOWN = ("text/html", "text/markdown", "image/svg+xml", "image/png", "image/jpeg
 
 
 def build(size: str, notebooks: Path = ROOT / "notebooks") -> Path:
-    """The site's first page; raises ValueError when no notebook was executed, or a page would not do."""
+    """The site's first page; raises ValueError if no notebook was executed, or if a page has a fault."""
     done = {p.stem: p for p in sorted((reports(size) / "notebooks").glob("[0-9]*.ipynb")) if p.stem.count(".") == 0}
     known = sorted(p.stem for p in notebooks.glob("[0-9]*.ipynb"))
     done = {stem: done[stem] for stem in known if stem in done}
@@ -67,7 +67,7 @@ def build(size: str, notebooks: Path = ROOT / "notebooks") -> Path:
 
 
 def body(book, titles: Mapping[str, str]) -> str:
-    """A notebook's cells as HTML: pictures with their alternative texts, names of other notebooks as links."""
+    """A notebook's cells as HTML: images with alternative texts, names of other notebooks as links."""
     section = ""
     for cell in book.cells:
         if cell.cell_type == "markdown":
@@ -88,7 +88,7 @@ def body(book, titles: Mapping[str, str]) -> str:
 
 
 def code_colours() -> str:
-    """Colours of code, for light and for dark screens."""
+    """Style sheet for code, for light and dark screens."""
     light, dark = (HtmlFormatter(style=s).get_style_defs(".highlight") for s in ("default", "github-dark"))
     dark = "\n".join(line for line in dark.splitlines() if line.startswith(".highlight ."))
     return f"\n{light}\n.highlight {{ background: none }}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
@@ -98,7 +98,7 @@ def code_colours() -> str:
 
 
 def front_rows(size: str, notebooks: list[Path], folder: Path) -> list[dict]:
-    """The gallery's rows, whose figures are copied beside the pages."""
+    """The gallery's rows; copies their figures to the site."""
     rows = gallery.entries(reports(size), notebooks)
     for name in (figure["name"] for row in rows for figure in row["figures"]):
         shutil.copy(reports(size) / "figures" / f"{name}.png", folder / "figures" / f"{name}.png")
@@ -106,7 +106,7 @@ def front_rows(size: str, notebooks: list[Path], folder: Path) -> list[dict]:
 
 
 def claims_table(size: str, titles: Mapping[str, str]) -> str:
-    """The claims as an HTML table whose links lead to pages of the site; empty without claims."""
+    """The claims as an HTML table with links to pages of the site; empty if there are no claims."""
     if not (reports(size) / "claims.json").exists():
         return ""
 
@@ -116,7 +116,7 @@ def claims_table(size: str, titles: Mapping[str, str]) -> str:
     return str(markdown2html(re.sub(r"\]\(notebooks/(\w+)\.ipynb\)", link, readme.markdown(reports(size)))))
 
 
-# ---- what a page must not have ---------------------------------------------------------------------------
+# ---- faults of a page ------------------------------------------------------------------------------------
 
 
 class Page(HTMLParser):
@@ -140,7 +140,7 @@ class Page(HTMLParser):
 
 
 def faults_of(path: Path) -> list[str]:
-    """What is wrong with a page of a site: things fetched or missing, scripts, broken links, images without text."""
+    """Faults of a page of a site: things fetched or missing, scripts, broken links, images without alternative text."""
     text = path.read_text("utf-8")
     page, faults = Page(), []
     page.feed(text)
@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--size", default="laptop", choices=SIZES)
     try:
-        fence()  # a template of the user's own would come first
+        fence()  # the user's own templates would take precedence
         print(build(parser.parse_args(argv).size))
     except (OSError, ValueError) as error:
         print(f"site: {escape(str(error), quote=False)}", file=sys.stderr)

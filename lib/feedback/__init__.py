@@ -1,1 +1,1 @@
-"""Who judges images: judges, the simulated panel, votes and choices; and how labels are kept."""
+"""Who judges images (judges, the simulated panel, votes and choices), and how labels are stored."""

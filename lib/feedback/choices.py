@@ -1,4 +1,4 @@
-"""Choices: simulated users, each with a taste of their own, pick one of two to four images of a prompt.
+"""Choices: simulated users, each with their own taste, pick one of two to four images of a prompt.
 
 Wu et al. 2023, section 3.
 """
@@ -16,7 +16,7 @@ from lib.ground.checks import finite
 from lib.ground.seeds import name_of, rng_of, uniforms
 from lib.images.sampling import ImageSet
 
-# Groups of four, three and two images among the 5,000 test choices, and how often the last of four is chosen.
+# Numbers of groups of four, three and two images among the paper's 5,000 test choices.
 PAPER_GROUPS = {4: 4737, 3: 166, 2: 97}
 
 
@@ -37,18 +37,18 @@ def choose(
     values: np.ndarray, rows: np.ndarray, shown: ImageSet, users: Sequence[Sequence[str]], spec: TasteSpec,
     position: bool = True, coin: bool = False,
 ) -> pd.DataFrame:
-    """What users choose: a table of SCHEMA with a row a group and user; `users` are the names for each group.
+    """Users' choices: a table of SCHEMA with one row per group and user; `users` are the users' names for each group.
 
-    `values` traits in their units [image, trait] of the images `shown`; `rows` int [group, MOST]. Without `position` nobody
-    takes the last image unseen: a guess at what another one chose. With `coin` images do not matter.
+    `values` are the traits of the images `shown`, in their units, [image, trait]; `rows` int [group, MOST]. Without
+    `position` nobody takes the last image unseen, as when a user guesses another's choice. With `coin` images do not matter.
     """
     finite("traits", values)
     groups_of_choices = np.repeat(np.arange(len(rows)), [len(group) for group in users])
     who, rows = [name for group in users for name in group], rows[groups_of_choices]
     distinct, at = np.unique(who, return_inverse=True)
     liking = np.einsum("cit,ct->ci", values[rows], weights(distinct.tolist(), spec)[at]) / spec.noise
-    # The highest liking with Gumbel noise, each image's own: as likely as `taste.chances` says, and few choices change when
-    # likings change a little.
+    # The highest liking plus Gumbel noise, drawn per image: an image wins with the probability in `taste.chances`, and small
+    # changes in liking alter few choices.
     kind, names = "coin" if coin else "choice" if position else "guess", shown.names
     looks = [name_of(name, names[i]) for name, row in zip(who, rows.tolist(), strict=True) for i in row]
     noise = -np.log(-np.log(uniforms(looks, kind))).reshape(rows.shape)
@@ -68,7 +68,7 @@ def choose(
 SCHEMA = {
     "prompt": "string",
     "images": "object",  # SHA-256 of the uint8 pixels of each image, in the order shown
-    "chosen": "int64",  # its index
+    "chosen": "int64",  # index of the chosen image
     "user": "string",
     "time": "string",  # ISO 8601, UTC; empty for simulated users
     "source": "string",  # as in lib.feedback.labels
@@ -76,7 +76,7 @@ SCHEMA = {
 
 
 def checked(table: pd.DataFrame) -> pd.DataFrame:
-    """The table in the schema's columns and types; raises ValueError that says what is wrong with it."""
+    """The table with the schema's columns and types; raises ValueError that says what is wrong with it."""
     if missing := [c for c in SCHEMA if c not in table]:
         raise ValueError(f"choice table lacks the column {missing[0]!r}: want {', '.join(SCHEMA)}")
     table = table[list(SCHEMA)].astype(SCHEMA).reset_index(drop=True)
@@ -93,7 +93,7 @@ def checked(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def save(path: Path, table: pd.DataFrame) -> None:
-    """Write a whole file of choices (Parquet) or none."""
+    """Write a file of choices (Parquet), completely or not at all."""
     atomic_write(path, checked(table).to_parquet(index=False))
 
 
@@ -105,8 +105,8 @@ def load(path: Path) -> pd.DataFrame:
 
 
 def groups_of(table: pd.DataFrame, digests: Sequence[str], prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The images of each choice, int [choice, MOST] with -1 where there are fewer, as places in a set of images with
-    `digests` and `prompts`, and the chosen place, int [choice]. Raises ValueError on images that are not in the set."""
+    """The images of each choice as indices into a set of images with `digests` and `prompts`, int [choice, MOST], -1 where
+    there are fewer, and the position of the chosen one, int [choice]. Raises ValueError on images outside the set."""
     shown = [(d, prompt) for prompt, images in zip(table.prompt, table.images, strict=True) for d in images]
     refuse_strangers("images of choices", shown, digests, prompts)
     place = {key: i for i, key in enumerate(zip(prompts, digests, strict=True))}
@@ -117,6 +117,6 @@ def groups_of(table: pd.DataFrame, digests: Sequence[str], prompts: Sequence[str
 
 
 def group_sizes(count: int) -> list[int]:
-    """Sizes of so many groups, in the shares of the released test choices, mixed; at least one of each size."""
+    """Sizes of `count` groups, shuffled, in the proportions of the released test choices; at least one of each size."""
     few = [n for n in (2, 3) for _ in range(max(1, round(count * PAPER_GROUPS[n] / sum(PAPER_GROUPS.values()))))]
     return rng_of(4).permutation([MOST] * (count - len(few)) + few).tolist()

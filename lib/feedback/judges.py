@@ -1,4 +1,4 @@
-"""What the judges say: chances of each count, colour, object and background in an image, and verdicts for its prompt."""
+"""What the judges say: probabilities of count, colour, object and background in an image, and verdicts for its prompt."""
 
 from collections.abc import Callable, Sequence
 
@@ -25,7 +25,7 @@ def look(judge: Judge, images: np.ndarray, batch: int | None = None) -> dict[str
 
 
 def _rows(named: Attributes) -> dict[str, list[int]]:
-    """The classes by head that make true what a prompt names."""
+    """The classes, by head, that satisfy what a prompt names."""
     rows = {"object": [OBJECTS.index(named.object)]}
     if named.count is not None:
         rows["count"] = [named.count]
@@ -42,7 +42,7 @@ def _finite(seen: dict[str, np.ndarray]) -> None:
 
 
 def _right(prompts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Which classes make true what each prompt names, by head bool [prompt, class]: all of them where it names nothing."""
+    """Which classes satisfy each prompt, by head bool [prompt, class]: all of them if it does not name the attribute."""
     place = {p: i for i, p in enumerate(dict.fromkeys(prompts))}
     right = {head: np.ones((len(place), classes), bool) for head, classes in HEADS.items()}
     for i, prompt in enumerate(place):
@@ -53,20 +53,20 @@ def _right(prompts: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def attribute_chances(seen: dict[str, np.ndarray], prompts: Sequence[str]) -> dict[str, np.ndarray]:
-    """The chance in [0, 1] that what each image's prompt names is right, by head float [image]; NaN if it names nothing."""
+    """Probability in [0, 1] that an image shows each attribute its prompt names, by head float [image]; NaN if unnamed."""
     _finite(seen)
     return {h: np.where(right.all(1), np.nan, (seen[h] * right).sum(1, dtype=float)) for h, right in _right(prompts).items()}
 
 
 def match(seen: dict[str, np.ndarray], prompts: Sequence[str], certainty: float) -> np.ndarray:
-    """The logit of the chance that all that the prompt names is right, within plus and minus `certainty`: float [image]."""
+    """Logit of the probability that all that the prompt names is right, clipped to +/- `certainty`: float [image]."""
     p = np.nanprod(list(attribute_chances(seen, prompts).values()), 0).clip(1e-6, 1 - 1e-6)
     return np.log(p / (1 - p)).clip(-certainty, certainty)
 
 
 def verdicts(seen: dict[str, np.ndarray], prompts: Sequence[str]) -> np.ndarray:
     """Whether the most likely class of every named attribute is a right one: bool [image]."""
-    _finite(seen)  # the most likely class of NaN would be the first
+    _finite(seen)  # argmax would take NaN for the most likely
     found = [right[np.arange(len(right)), seen[head].argmax(1)] for head, right in _right(prompts).items()]
     return np.all(found, axis=0)
 
@@ -80,7 +80,7 @@ def truth(scene: Scene) -> dict[str, int]:
 
 
 def looked_at(images: Artifact, load: Callable[[], Judge], digest: str) -> dict[str, np.ndarray]:
-    """The stage of a judge's chances by head [image, class] of a set of images; `digest` is of the judge's weights."""
+    """The stage of a judge's probabilities for a set of images, by head [image, class]; `digest` is of its weights."""
 
     def make(folder) -> None:
         save_arrays(folder / "chances.safetensors", look(load(), load_images(images).pixels))

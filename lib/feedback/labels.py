@@ -1,4 +1,4 @@
-"""Labels of simulated and of real raters: one schema, one store (Parquet), nothing that people gave is ever lost."""
+"""Labels of simulated and real raters: one schema, one store (Parquet), and no label that a person gave is ever lost."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ SCHEMA = {
 
 
 def checked(table: pd.DataFrame) -> pd.DataFrame:
-    """The table in the schema's columns and types; raises ValueError that says what is wrong with it."""
+    """The table with the schema's columns and types; raises ValueError that says what is wrong with it."""
     _has(table, SCHEMA)
     table = table[list(SCHEMA)].astype(SCHEMA).reset_index(drop=True)
     _refuse_unknown(table, "label", LABELS)
@@ -46,7 +46,7 @@ def _refuse_unknown(table: pd.DataFrame, column: str, known: Sequence[str]) -> N
 
 
 def save(path: Path, table: pd.DataFrame) -> None:
-    """Write a whole label file or none."""
+    """Write a label file, completely or not at all."""
     atomic_write(path, checked(table).to_parquet(index=False))
 
 
@@ -58,9 +58,9 @@ def load(path: Path) -> pd.DataFrame:
 
 
 def append(path: Path, table: pd.DataFrame) -> None:
-    """Add labels to a file. A rater's second label of the same image and prompt replaces the first in the file, which is
-    kept beside it under `.replaced.parquet`: labels that people gave are not lost. Raises ValueError when a new label would
-    stand beside an old one of the same rater, image and prompt, because one of them is written otherwise."""
+    """Add labels to a file. A rater's new label for the same image and prompt replaces the old one, which moves to a file
+    `.replaced.parquet` beside it, so that no label is lost. Raises ValueError if a new label would duplicate an old one of
+    the same rater, image and prompt because the two are spelt differently (capitals, spaces or full stops)."""
     new = checked(table)
     if path.exists():
         old, keys = load(path), ["image", "prompt", "rater"]
@@ -81,7 +81,7 @@ def append(path: Path, table: pd.DataFrame) -> None:
 
 
 def ratings_matrix(table: pd.DataFrame, raters: Sequence[str] | None = None) -> pd.DataFrame:
-    """Items (image, prompt) x raters: 1 good, 0 bad, NaN for skip or no label. Refuses `raters` who gave none."""
+    """Items (image, prompt) x raters: 1 good, 0 bad, NaN for skip or no label. Refuses `raters` who gave no labels."""
     table = checked(table)
     if raters is not None and (strange := [r for r in raters if r not in set(table.rater)]):
         count, known = f"{len(strange)} of {len(raters)}", ", ".join(sorted(set(table.rater))[:9])
@@ -95,11 +95,11 @@ def ratings_matrix(table: pd.DataFrame, raters: Sequence[str] | None = None) -> 
 
 
 def matched(table: pd.DataFrame, images: Sequence[str], prompts: Sequence[str], every: bool = False) -> pd.DataFrame:
-    """A label table as it came, when each of its rows is about an image of a set: `images` digests, `prompts` [image].
+    """A label table unchanged, if each of its rows is about an image of a set: `images` (digests) and `prompts`, [image].
 
-    Joined to the set by (image, prompt), no label is then lost. An image without a label is legitimate, as a reader may have
-    labelled a part, and gets NaN in the join; where `every` image needs one, it is refused. Raises ValueError that says how
-    many rows match no image, shows one, and says what is likely wrong with it.
+    Joining it to the set by (image, prompt) then loses no label. Images without a label are allowed (a reader may have
+    labelled only some) and get NaN in the join, unless `every` image must have one. Otherwise raises ValueError that says
+    how many rows match no image, shows one, and says what is probably wrong with it.
     """
     _has(table, ("image", "prompt", "label"))
     _refuse_unknown(table, "label", LABELS)
@@ -112,7 +112,7 @@ def matched(table: pd.DataFrame, images: Sequence[str], prompts: Sequence[str], 
 
 
 def refuse_strangers(what: str, pairs: Iterable[tuple[str, str]], images: Sequence[str], prompts: Sequence[str]) -> None:
-    """Raise ValueError when `what`, pairs of image and prompt, are not all in a set of images: digests, prompts [image]."""
+    """Raise ValueError unless all `pairs` of image and prompt (called `what`) are in a set: digests and prompts, [image]."""
     if len(images) != len(prompts):
         raise ValueError(f"need a prompt an image, got {len(images):,} images and {len(prompts):,} prompts")
     pairs, known = list(pairs), list(zip(images, prompts, strict=True))
@@ -124,7 +124,7 @@ def refuse_strangers(what: str, pairs: Iterable[tuple[str, str]], images: Sequen
 
 
 def _why(image: str, prompt: str, known: list[tuple[str, str]]) -> str:
-    """What is likely wrong with an image and prompt that are not among those known, and what would be right."""
+    """What is probably wrong with an image and prompt that are not among those known, and what would be right."""
     if not known:
         return "the set has no images"
     plain, digests = _plain(image, prompt)[0], {digest for digest, _ in known}
@@ -142,7 +142,7 @@ def _why(image: str, prompt: str, known: list[tuple[str, str]]) -> str:
 
 
 def _plain(image: str, prompt: str) -> tuple[str, str]:
-    """Image and prompt as they compare when capitals, spaces at the ends and full stops do not count."""
+    """Image and prompt normalised for comparison: without capitals, surrounding spaces and final full stops."""
     return image.strip().lower(), prompt.strip().rstrip(".").lower()
 
 

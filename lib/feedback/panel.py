@@ -1,8 +1,8 @@
-"""The simulated panel: raters who look at images through judge-a and stand where the papers had people.
+"""The simulated panel: raters who look at images through judge-a and take the place of the papers' people.
 
-A rater sees the chance that each attribute named by the prompt is right, and errs as people do: counts get uncertain as
-they grow, everybody has a slant, a noise and a rate of lapses, and near-ties are skipped. Agreement is calibrated to
-people's alpha of 0.684 on counting prompts (labels released with TextNorm), and is called calibrated wherever it is shown.
+A rater sees the probability that each attribute named by the prompt is right, and errs as people do: larger counts are less
+certain, every rater has a bias, noise and a lapse rate, and near-ties are skipped. Agreement is calibrated to people's alpha
+of 0.684 on counting prompts (labels released with TextNorm), and is marked as calibrated wherever it is shown.
 """
 
 from collections.abc import Sequence
@@ -22,14 +22,14 @@ from lib.world.prompts import parse
 
 @dataclass(frozen=True)
 class RaterSpec:
-    """How simulated raters err. The numbers are calibrated in notebook 02 to people's agreement and skips."""
+    """How simulated raters err. The values are calibrated in notebook 02 to people's agreement and skips."""
 
-    miscount: float = 0.05  # the chance that one object more or less is seen, for each object shown beyond the first
-    noise: float = 1.6  # spread (logits) of one judgement
-    slant: float = 0.5  # spread (logits) of raters' leniency
-    lapse: float = 0.02  # the chance of a label at random
+    miscount: float = 0.05  # probability of a count that is off by one, per object shown beyond the first
+    noise: float = 1.6  # standard deviation (logits) of one judgement
+    slant: float = 0.5  # standard deviation (logits) of leniency across raters
+    lapse: float = 0.02  # probability of a random label
     skip: float = 0.35  # judgements weaker than this (logits) are skipped
-    certainty: float = 3.5  # logits are capped here: nobody is surer than 97 %
+    certainty: float = 3.5  # logits are clipped here: no one is more than 97 % sure
 
     def __post_init__(self):
         check(self, "in [0, inf)", miscount="in [0, 1]", lapse="in [0, 1]", certainty="in (0, inf)")
@@ -37,7 +37,7 @@ class RaterSpec:
 
 
 def labellers(run: int = 0) -> tuple[str, str]:
-    """The two labellers of a training run: each run has labellers of its own."""
+    """The two labellers of a training run; each run has its own."""
     return f"labeller-{2 * run + 1}", f"labeller-{2 * run + 2}"
 
 
@@ -46,7 +46,7 @@ EVALUATORS = tuple(f"evaluator-{i}" for i in range(1, 10))
 
 
 def blurred_counts(chances: np.ndarray, miscount: float) -> np.ndarray:
-    """What a rater makes of count chances [image, 8] (none, 1-6, more): neighbours leak into one another as counts grow."""
+    """Count probabilities [image, 8] (none, 1-6, more) as a rater sees them: larger counts leak more to their neighbours."""
     n = finite("chances of count", chances).shape[1]
     leak = np.clip(miscount * (np.arange(n) - 1), 0, 0.4)
     kernel = np.zeros((n, n))
@@ -67,7 +67,7 @@ def strengths(
 ) -> np.ndarray:
     """How good simulated raters find each image for its prompt: logits, float [rater, image]; `rate` labels by their sign.
 
-    Arguments as in `rate`; lapses and skips are no part of it.
+    Arguments as in `rate`; lapses and skips are not included.
     """
     if not len(prompts):
         raise ValueError("no images to rate: give at least one image with its prompt")
@@ -80,10 +80,10 @@ def rate(
     seen: dict[str, np.ndarray], names: Sequence[str], prompts: Sequence[str], raters: Sequence[str],
     spec: RaterSpec = RaterSpec(),
 ) -> np.ndarray:
-    """The label, good, bad or skip, that simulated raters give each image for its prompt: str [rater, image].
+    """The label (good, bad or skip) that each simulated rater gives each image for its prompt: str [rater, image].
 
-    `seen` are judge-a's chances by head [image, class]; `names` those of images (`lib.images.sampling.ImageSet`). A label
-    depends on the rater, the image's name and what is seen in it alone.
+    `seen` are judge-a's probabilities by head [image, class]; `names` are the images' names
+    (`lib.images.sampling.ImageSet`). A label depends only on the rater, the image's name and what is seen in the image.
     """
     judged = strengths(seen, names, prompts, raters, spec)
     labels = np.where(np.abs(judged) < spec.skip, "skip", np.where(judged > 0, "good", "bad"))
@@ -103,7 +103,7 @@ def _table(shown: ImageSet, rows: np.ndarray, raters: Sequence[str], labels: np.
 def label_by_two(
     seen: dict[str, np.ndarray], shown: ImageSet, spec: RaterSpec = RaterSpec(), doubled: float = 0.2, run: int = 0
 ) -> pd.DataFrame:
-    """Labels of a run's two simulated labellers: one label an image, alternating, and both a share `doubled` of them."""
+    """Labels of a run's two simulated labellers: one per image, in turn, and from both for a share `doubled` of images."""
     raters, turn = labellers(run), np.arange(len(shown)) % 2
     labels = rate(seen, shown.names, shown.prompts, raters, spec)
     twice = np.flatnonzero(uniforms(shown.names, "doubled") < doubled)
@@ -112,12 +112,12 @@ def label_by_two(
 
 
 def first_labels(table: pd.DataFrame) -> pd.DataFrame:
-    """One row an image and prompt: the label of the labeller whose turn it was (the second ones only measure agreement)."""
+    """One row per image and prompt: the label of the labeller whose turn it was (second labels only measure agreement)."""
     return table.drop_duplicates(["image", "prompt"]).reset_index(drop=True)
 
 
 def evaluate(seen: dict[str, np.ndarray], shown: ImageSet, spec: RaterSpec = RaterSpec()) -> pd.DataFrame:
-    """Labels of the nine simulated evaluators of every image."""
+    """Labels by the nine simulated evaluators for every image."""
     labels, rows = rate(seen, shown.names, shown.prompts, EVALUATORS, spec), np.arange(len(shown))
     return _table(shown, np.tile(rows, len(EVALUATORS)), np.repeat(EVALUATORS, len(rows)), labels.ravel())
 

@@ -1,7 +1,7 @@
-"""Votes counted: by two thirds of nine and as mean shares, beside the paper's, and beyond what a model wins of itself.
+"""Vote counts: by two thirds of nine votes and as mean shares, beside the paper's, and in excess of a model against itself.
 
-Each comparison is one tally. A model against itself is several, of pairs of sets drawn at random: what the votes say where
-there is nothing to find.
+Each comparison is one tally. A model against itself has several tallies, of pairs of sets drawn at random: they show what
+votes say when there is no difference.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,11 +15,11 @@ from lib.world.prompts import parse
 from lib.world.scenes import UNSEEN
 
 VOTES = ("win", "lose", "tie")  # for A, for B, for neither
-OUTCOMES = (*VOTES, "none")  # two thirds of the votes for one of these, or for nothing
+OUTCOMES = (*VOTES, "none")  # which of these has two thirds of the votes; none: no two-thirds majority
 
 
 def tally(found: np.ndarray, prompts: Sequence[str]) -> pd.DataFrame:
-    """A row a prompt: vote shares `win`, `lose`, `tie`, the `outcome` by two thirds (of OUTCOMES), `category`, `objects`."""
+    """One row per prompt: vote shares `win`, `lose`, `tie`, two-thirds `outcome` (of OUTCOMES), `category`, `objects`."""
     if (wrong := ~np.isin(found, (1, -1, 0))).any():
         count = f"{wrong.sum()} of {found.size}"
         raise ValueError(f"{count} votes, such as {found[wrong][0]}, are not 1 (A), -1 (B) or 0 (tie)")
@@ -34,16 +34,16 @@ def tally(found: np.ndarray, prompts: Sequence[str]) -> pd.DataFrame:
 
 
 def _each(tables: Sequence[pd.DataFrame], value: Callable[[pd.DataFrame], pd.Series]) -> np.ndarray:
-    """A value of each prompt in each tally, float [tally, prompt]; raises ValueError when their prompts differ."""
+    """A value for each prompt in each tally, float [tally, prompt]; raises ValueError if the tallies' prompts differ."""
     if any(t.prompt.tolist() != tables[0].prompt.tolist() for t in tables):
         raise ValueError("tallies are taken together on the same prompts in the same order")
     return np.stack([value(t) for t in tables]).astype(float)
 
 
 def outcomes(*tables: pd.DataFrame) -> list[dict]:
-    """The share of queries of each outcome by two thirds, with 95 % intervals over prompts.
+    """The share of queries with each outcome by two thirds, with 95 % intervals over prompts.
 
-    Several tallies give their mean, with an interval over prompts and tallies; `each` has every one's share.
+    For several tallies this is their mean, with an interval over prompts and tallies; `each` has the share in each tally.
     """
     rows = []
     for outcome in OUTCOMES:
@@ -55,7 +55,7 @@ def outcomes(*tables: pd.DataFrame) -> list[dict]:
 
 
 def in_excess(table: pd.DataFrame, null: Sequence[pd.DataFrame]) -> list[dict]:
-    """The shares of queries won, lost and tied by two thirds, less the mean shares in the tallies of the `null`, of a model
+    """The shares of queries won, lost and tied by two thirds, minus the mean shares in the `null` tallies, of a model
     against itself; 95 % intervals over prompts and those tallies."""
     rows = []
     for outcome in VOTES:
@@ -66,14 +66,14 @@ def in_excess(table: pd.DataFrame, null: Sequence[pd.DataFrame]) -> list[dict]:
 
 
 def won_less_lost(*tables: pd.DataFrame) -> dict[str, Interval]:
-    """Won minus lost by both readings, with 95 % intervals over prompts and, where there are several, tallies."""
+    """Net votes (won minus lost) by both readings, with 95 % intervals over prompts and, if there are several, tallies."""
     mean = _each(tables, lambda t: t.win - t.lose)
     outright = _each(tables, lambda t: t.outcome == "win") - _each(tables, lambda t: t.outcome == "lose")
     return {name: cluster_bootstrap(x, tables[0].prompt) for name, x in (("mean share", mean), ("two thirds", outright))}
 
 
 def shares(*tables: pd.DataFrame) -> list[dict]:
-    """Mean vote shares, over all prompts and by category and objects, with 95 % intervals over prompts (and tallies)."""
+    """Mean vote shares, overall and by category and objects, with 95 % intervals over prompts (and tallies)."""
     first, rows = tables[0], []
     cells = {(c, o): ((first.category == c) & (first.objects == o)).to_numpy() for c, o in CELLS}
     for (category, objects), part in ({("all", "all"): np.ones(len(first), bool)} | cells).items():
@@ -85,7 +85,7 @@ def shares(*tables: pd.DataFrame) -> list[dict]:
 
 
 def beside_paper(rows: Sequence[dict], a: str, b: str, question: str) -> list[dict]:
-    """Rows of `outcomes` or `shares`, with what was compared and the share of the paper's people (None: not asked)."""
+    """Rows of `outcomes` or `shares`, with what was compared and the share among the paper's people (None: not asked)."""
     people = {}
     if voted := PAPER_OUTCOMES.get((a, b), {}).get(question):
         people |= dict(zip(OUTCOMES, (*voted, 100 - sum(voted)), strict=True))

@@ -1,7 +1,7 @@
 """Taste: what simulated users see in an image, and how much each of them likes it.
 
-Wu et al. 2023, section 3. Users see how well an image fits its prompt through judge-a, and how real it looks in the features
-of votes on fidelity; size, placement and vividness they see in the pixels. Nothing of this is used by any audit.
+Wu et al. 2023, section 3. Users see through judge-a how well an image fits its prompt, through the features of votes on
+fidelity how real it looks, and in its pixels the size, placement and vividness. No audit uses any of this.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,24 +20,24 @@ from lib.images.metrics import colourfulness
 from lib.images.sampling import load_images
 
 TRAITS = ("match", "realism", "size", "placement", "vividness")
-CERTAINTY = 3.5  # logits of match are capped here, as the raters' of the panel are
-PAPER_GUESS = 0.42  # how often people guessed which image another one had chosen (Table 2)
-PAPER_LAST = 0.311
-MOST = 4  # images a group
+CERTAINTY = 3.5  # logits of match are clipped here, as for the raters of the panel
+PAPER_GUESS = 0.42  # how often people guessed which image another person had chosen (Table 2)
+PAPER_LAST = 0.311  # how often the last of four images is chosen
+MOST = 4  # images per group, at most
 
 
 @dataclass(frozen=True)
 class TasteSpec:
-    """What simulated users like. Weights are in units of choice for one spread of the trait within the base's prompts."""
+    """What simulated users like. Weights: liking per standard deviation of a trait among the base's images of one prompt."""
 
     match: float = 1.0
     realism: float = 0.4
     size: float = 0.6
     placement: float = 0.4
     vividness: float = 0.6
-    spread: float = 0.3  # of each user's weight around each of these
+    spread: float = 0.3  # standard deviation, across users, of each of these weights
     noise: float = 1.0  # scale of the Gumbel noise in a choice; see `calibrated`
-    last: float = (PAPER_LAST - 1 / MOST) / (1 - 1 / MOST)  # the chance of taking the last image unseen: 0.0813
+    last: float = (PAPER_LAST - 1 / MOST) / (1 - 1 / MOST)  # probability of taking the last image unseen: 0.0813
 
     def __post_init__(self):
         check(self, spread="in [0, inf)", noise="in (0, inf)", last="in [0, 1)")
@@ -58,8 +58,8 @@ def foreground(images: np.ndarray, away: float = 40.0) -> np.ndarray:
 
 
 def size_and_placement(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of uint8 images [image, height, width, 3]: the share of the picture that stands out, in [0, 1], and how near to the
-    middle it stands, from -1 (a corner) to 0 (the middle, or nothing stands out): float [image] each."""
+    """For uint8 images [image, height, width, 3]: the share of pixels that stand out, in [0, 1], and how central they are,
+    from -1 (a corner) to 0 (the centre, or nothing stands out): float [image] each."""
     shown = foreground(images)
     total = shown.sum((1, 2))
     ends = [(np.arange(n) - (n - 1) / 2) / (n / 2) for n in shown.shape[1:]]
@@ -70,9 +70,9 @@ def size_and_placement(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def traits(
     seen: dict[str, np.ndarray], prompts: Sequence[str], realism: np.ndarray, pixels: np.ndarray
 ) -> np.ndarray:
-    """The TRAITS of images for their prompts, in units of their own: float [image, trait].
+    """The TRAITS of images for their prompts, each in its own unit: float [image, trait].
 
-    `seen` are judge-a's chances by head [image, class], `realism` [image], `pixels` uint8 [image, height, width, 3].
+    `seen` are judge-a's probabilities by head [image, class]; `realism` [image]; `pixels` uint8 [image, height, width, 3].
     """
     fits = match(seen, prompts, CERTAINTY)
     return np.stack([fits, finite("realism", realism), *size_and_placement(pixels), colourfulness(pixels)], 1)
@@ -82,7 +82,7 @@ def looked_at(
     images: Artifact, seen: Callable[[], dict[str, np.ndarray]], realism: Callable[[np.ndarray], np.ndarray],
     inputs: Mapping[str, Artifact | str],
 ) -> np.ndarray:
-    """The stage of the traits of a set of images, float [image, trait]; `inputs` are the digests of what users see with."""
+    """The stage of the traits of a set of images, float [image, trait]; `inputs` are digests of what users see with."""
 
     def make(folder: Path) -> None:
         shown = load_images(images)
@@ -94,7 +94,7 @@ def looked_at(
 
 
 def trait_units(values: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
-    """The spread of each trait among images of one prompt, pooled over prompts: float [trait]."""
+    """The standard deviation of each trait among images of one prompt, pooled over prompts: float [trait]."""
     return np.array([spread_within(x, prompts) for x in values.T]) + 1e-9
 
 
@@ -102,16 +102,16 @@ def trait_units(values: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
 
 
 def weights(users: Sequence[str], spec: TasteSpec = TasteSpec()) -> np.ndarray:
-    """Each user's weight of each trait: float [user, trait]; depends on the user's name and the spec alone."""
+    """Each user's weight for each trait: float [user, trait]; depends only on the user's name and the spec."""
     mean = np.array([getattr(spec, t) for t in TRAITS])
     return mean + spec.spread * np.stack([normals(users, "taste", t) for t in TRAITS], 1)
 
 
 def chances(liking: np.ndarray, rows: np.ndarray, noise: float) -> np.ndarray:
-    """The chance of each image of each group to be chosen for what it shows, float [..., group, image].
+    """The probability that each image of each group is chosen for what it shows, float [..., group, image].
 
     `liking` float [..., image]; `rows` int [group, MOST], the group's images, -1 where it has fewer. Softmax of
-    liking / noise: the choice of the highest liking with Gumbel noise (McFadden 1974).
+    liking / noise, which is the choice of the highest liking plus Gumbel noise (McFadden 1974).
     """
     if not 0 < noise < np.inf:
         raise ValueError(f"the noise of choices is a finite number above 0, got {noise}")
@@ -121,14 +121,14 @@ def chances(liking: np.ndarray, rows: np.ndarray, noise: float) -> np.ndarray:
 
 
 def last_place(rows: np.ndarray) -> np.ndarray:
-    """The place of each group's last image: int [group]."""
+    """The position of each group's last image: int [group]."""
     return (rows >= 0).sum(1) - 1
 
 
 def expected_guess(liking: np.ndarray, rows: np.ndarray, spec: TasteSpec) -> float:
-    """How often one user, choosing by what the images show, picks what another user chose: in [0, 1], exactly.
+    """How often one user, choosing by what the images show, picks what another user chose: in [0, 1], computed exactly.
 
-    `liking` float [user, image]; a mean over groups and pairs of different users.
+    `liking` float [user, image]; the mean over groups and pairs of different users.
     """
     p = chances(liking, rows, spec.noise)
     users = len(p)
@@ -140,9 +140,9 @@ def expected_guess(liking: np.ndarray, rows: np.ndarray, spec: TasteSpec) -> flo
 def calibrated(
     values: np.ndarray, rows: np.ndarray, spec: TasteSpec, target: float = PAPER_GUESS, users: int = 64
 ) -> TasteSpec:
-    """The spec with the noise at which one user guesses another's choice right with the chance `target`.
+    """The spec with the noise at which one user guesses another's choice with probability `target`.
 
-    `values` traits in their units, float [image, trait]. Raises ValueError when no noise gives that chance.
+    `values` are traits in their units, float [image, trait]. Raises ValueError if no noise gives that probability.
     """
     liking = weights([user(n) for n in range(users)], spec) @ values.T
     low, high = 0.02, 50.0

@@ -1,8 +1,8 @@
-"""Votes: nine simulated raters compare two sets of four images of one prompt, on alignment and on fidelity apart.
+"""Votes: nine simulated raters compare two sets of four images of one prompt, separately on alignment and on fidelity.
 
-Lee et al. 2023, section 4.1, Figures 4 and 6, appendix C. On alignment raters look through judge-a, as when they label; on
-fidelity they compare realism in the features of a network that no metric uses. An answer is A, B or tie: tie when the sets
-differ by no more than a band, which is frozen on the base model against itself before any other comparison is made.
+Lee et al. 2023, section 4.1, Figures 4 and 6, appendix C. For alignment raters look through judge-a, as when they label; for
+fidelity they compare realism in the features of a network that no metric uses. An answer is A, B or tie. It is a tie if the
+sets differ by at most a band, which is fixed on the base model against itself before any other comparison.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from lib.ground.domains import check
 from lib.ground.seeds import name_of, normals, rng_of, uniforms
 
 QUESTIONS = ("alignment", "fidelity")
-SET = 4  # images a side
+SET = 4  # images per side
 
 # Two-thirds votes for A, B and tie, % of queries (Figures 4 and 6).
 PAPER_OUTCOMES = {
@@ -48,18 +48,18 @@ PAPER_SHARES = {
                      (26.1, 52.2, 21.7), (36.1, 36.1, 27.8), (33.3, 37.8, 28.9)),
     },
 }  # fmt: skip
-# The share of tie votes, by question, that the band gives to the base against itself: people's, between the two models of
-# the paper that are closest to each other. People on two equal models are not published.
+# The share of tie votes, by question, that the band gives the base against itself: people's share for the two models of the
+# paper that are closest to each other. Votes of people on two equal models are not published.
 TIE_SHARES = {q: float(np.mean(PAPER_SHARES["full method", "base + rejection"][q], 0)[2]) / 100 for q in QUESTIONS}
 
 
 @dataclass(frozen=True)
 class VoteSpec:
-    """How simulated raters vote. Strength is in logits on alignment, in spreads of the base's images on fidelity."""
+    """How simulated raters vote. Strength: logits for alignment, standard deviations of the base's images for fidelity."""
 
-    raters: RaterSpec = field(default_factory=RaterSpec)  # their eye for alignment, and their lapses
-    noise: float = 1.5  # spread of one judgement of realism, so that agreement is as weak as people's (ImagenHub, .06-.43)
-    lean: float = 0.2  # spread over raters of their leaning to the side shown first, in units of strength
+    raters: RaterSpec = field(default_factory=RaterSpec)  # how they see alignment, and their lapses
+    noise: float = 1.5  # standard deviation of one judgement of realism; agreement as low as people's (ImagenHub, .06-.43)
+    lean: float = 0.2  # standard deviation, across raters, of the bias to the side shown first, in units of strength
 
     def __post_init__(self):
         check(self, noise="in [0, inf)", lean="in [0, inf)")
@@ -67,17 +67,17 @@ class VoteSpec:
 
 @dataclass(frozen=True)
 class Side:
-    """Sets of four images, one a prompt, as nine raters find them: mean strength by question, float [rater, prompt]."""
+    """Sets of four images, one set per prompt, as rated by nine raters: mean strength by question, float [rater, prompt]."""
 
     prompts: list[str]
-    names: list[tuple[str, ...]]  # of the four images of each set, sorted: the order in which they lie plays no part
+    names: list[tuple[str, ...]]  # of the four images of each set, sorted: their order does not matter
     strength: dict[str, np.ndarray]
 
 
 def realism(features: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """Minus the distance of each image's features [image, feature] to the nearest real ones [image, feature]: [image].
+    """Minus the distance from each image's features [image, feature] to the nearest real ones [image, feature]: [image].
 
-    Features are scaled by their spread over the real images, so that none counts more for its unit.
+    Features are scaled by their standard deviation over the real images, so that units do not matter.
     """
     finite("features", features)
     scale = finite("real features", real).std(0) + 1e-9
@@ -86,7 +86,7 @@ def realism(features: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 
 def spread_within(values: np.ndarray, prompts: Sequence[str]) -> float:
-    """Standard deviation of values [image] around the mean of their prompt, pooled."""
+    """Pooled standard deviation of values [image] around the mean of their prompt."""
     grouped = pd.Series(finite("values", values)).groupby(list(prompts))
     sums, freedom = ((grouped.transform("mean") - values) ** 2).sum(), len(values) - grouped.ngroups
     if freedom < 1:
@@ -98,10 +98,10 @@ def sides(
     seen: dict[str, np.ndarray], real: np.ndarray, names: Sequence[str], prompts: Sequence[str], rows: np.ndarray,
     spec: VoteSpec = VoteSpec(),
 ) -> list[Side]:  # fmt: skip
-    """Sets of four images, `rows` int [side, prompt, 4] of them, as the nine evaluators find them, who look at each once.
+    """Sets of four images, given by `rows` int [side, prompt, 4], as rated by the nine evaluators, who see each image once.
 
-    `seen` are judge-a's chances by head [image, class], `real` realism in spreads of the base's images [image], `names`
-    those of images. Raises ValueError unless the four images of a set are different ones of one prompt.
+    `seen` are judge-a's probabilities by head [image, class]; `real` is realism in standard deviations of the base's images,
+    [image]; `names` are the images' names. Raises ValueError unless a set is four different images of one prompt.
     """
     noise = np.stack([normals(names, "fidelity", rater) for rater in EVALUATORS])
     each = {
@@ -121,8 +121,8 @@ def sides(
 
 
 def apart(rows: np.ndarray, pairs: int, seed: int) -> np.ndarray:
-    """Pairs of sets of four for the base against itself: int [pair, side, prompt, 4], drawn for each prompt from its `rows`
-    int [prompt, image]; no image is on both sides of a pair. Raises ValueError where there are fewer than eight."""
+    """Pairs of sets of four, for the base against itself: int [pair, side, prompt, 4], drawn for each prompt from its `rows`
+    int [prompt, image], with no image on both sides of a pair. Raises ValueError if a prompt has fewer than eight."""
     if rows.shape[1] < 2 * SET:
         raise ValueError(f"two sets of {SET} without an image in common need {2 * SET} of each prompt, got {rows.shape[1]}")
     drawn = rng_of(seed).permuted(np.broadcast_to(rows, (pairs, *rows.shape)), axis=2)
@@ -130,22 +130,22 @@ def apart(rows: np.ndarray, pairs: int, seed: int) -> np.ndarray:
 
 
 def _queries(a: Side, b: Side, question: str) -> tuple[list[str], np.ndarray]:
-    """The name of each prompt's query, and whether each rater sees A first, bool [rater, prompt]: swapping A and B changes
-    neither a name nor which set comes first."""
+    """The name of each prompt's query, and whether each rater sees A first, bool [rater, prompt]. Swapping A and B changes
+    neither the name nor which set comes first."""
     names = [name_of(*x, *y) for x, y in map(sorted, zip(a.names, b.names, strict=True))]
     shown = np.stack([uniforms(names, "shown first", question, rater) < 0.5 for rater in EVALUATORS])
     return names, shown == np.array([x < y for x, y in zip(a.names, b.names, strict=True)])
 
 
 def differences(a: Side, b: Side, question: str, spec: VoteSpec = VoteSpec()) -> np.ndarray:
-    """How much better each rater finds A than B, float [rater, prompt]: strength, and leaning to the side shown first.
+    """How much better each rater finds A than B, float [rater, prompt]: strength, plus the bias to the side shown first.
 
-    Raises ValueError when two sets of a prompt have an image's name in common.
+    Raises ValueError if the two sets of a prompt share an image's name.
     """
     if a.prompts != b.prompts:
         raise ValueError("two sides are compared on the same prompts in the same order")
-    # A rater's noise belongs to the image's name. Two models' images of one start noise have one name: their noise would be
-    # the same and cancel, as if raters compared them without error. The study draws each side from a stream of its own.
+    # A rater's noise depends on the image's name. Two models' images from the same initial noise share a name, so the
+    # rater's noise would cancel, as if raters compared them without error. The study draws each side from its own stream.
     if shared := [p for p, x, y in zip(a.prompts, a.names, b.names, strict=True) if set(x) & set(y)]:
         count = f"{len(shared)} of {len(a.prompts)} prompts, such as {shared[0]!r}"
         raise ValueError(f"the two sides have an image of the same name (stream, prompt, number) for {count}: their raters' "
@@ -156,12 +156,12 @@ def differences(a: Side, b: Side, question: str, spec: VoteSpec = VoteSpec()) ->
 
 
 def tie_band(a: Side, b: Side, question: str, spec: VoteSpec = VoteSpec()) -> float:
-    """The band within which `TIE_SHARES` of the differences of A and B lie, two sides of the base from different noise."""
+    """The band that contains `TIE_SHARES` of the differences between A and B, two sides of the base from different noise."""
     return float(np.quantile(np.abs(differences(a, b, question, spec)), TIE_SHARES[question]))
 
 
 def answers(a: Side, b: Side, question: str, band: float, spec: VoteSpec = VoteSpec()) -> np.ndarray:
-    """The votes, int [rater, prompt]: 1 for A, -1 for B, 0 for a tie. A lapse is any of the three at random."""
+    """The votes, int [rater, prompt]: 1 for A, -1 for B, 0 for a tie. In a lapse it is one of the three at random."""
     if not 0 <= band < np.inf:
         raise ValueError(f"the band of ties is a finite number of 0 or more, got {band}")
     gap = differences(a, b, question, spec)

@@ -1,1 +1,1 @@
-"""Where things are, what is kept and how, and the statistics that everything is measured by."""
+"""Where things are, what is cached and how, and the statistics behind every measurement."""

@@ -1,11 +1,11 @@
-"""Content-addressed stages: a result is found by what made it, never by its name.
+"""Content-addressed stages: a result is looked up by what produced it, never by its name.
 
-The key of a stage is its spec, the digests of its inputs, the source of the module that makes it (with every module of
-the study which that one imports; comments, docstrings and layout do not count) and of the functions that are handed to
-it, and what computes: versions of the libraries, precision, device, the study's seed. A finished stage is a folder of
-files with a manifest of their SHA-256 sums, and of its own, checked on every use. Checkpoints carry one each.
+The key of a stage covers its spec, the digests of its inputs, the source of the module that makes it (and of every study
+module which that one imports; comments, docstrings and layout do not count), the source of the functions passed to it, and
+what computes it: library versions, precision, device and the study's seed. A finished stage is a folder of files with a
+manifest of their SHA-256 sums and one of its own, all verified on every use. Each checkpoint carries its own sum.
 
-Sources are read once, when the process starts: restart the kernel after editing `lib` (`lib.ground.memory` insists on it).
+Sources are read once, when the process starts: restart the kernel after editing `lib` (`lib.ground.memory` enforces this).
 """
 
 import hashlib
@@ -30,12 +30,12 @@ from lib.ground.memory import refuse_changes
 from lib.ground.paths import CACHE
 from lib.ground.source import function_fingerprint, home_of, own_closure, own_fingerprint, versions
 
-PARTIAL = "_partial"  # a stage's own checkpoints, kept over a kill, deleted at the end
+PARTIAL = "_partial"  # a stage's own checkpoints: they survive a kill and are deleted at the end
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished stage: a folder of files. `digest` is of the files alone, `seconds` what they took."""
+    """A finished stage: a folder of files. `digest` covers the files alone; `seconds` is how long they took to make."""
 
     stage: str
     key: str
@@ -45,15 +45,15 @@ class Artifact:
 
 
 class NotMade(LookupError):
-    """A stage is not in the cache, and was not to be made: see `only_found`."""
+    """A stage is not in the cache and must not be made now: see `only_found`."""
 
 
-_make = True  # a stage that is not in the cache
+_make = True  # whether to make a stage that is not in the cache
 
 
 @contextmanager
 def only_found() -> Iterator[None]:
-    """Within it a stage that is not in the cache raises `NotMade`: to find out what is still to be made."""
+    """Context in which a stage missing from the cache raises `NotMade`, to find out what is still to be made."""
     global _make
     _make, before = False, _make
     try:
@@ -63,7 +63,7 @@ def only_found() -> Iterator[None]:
 
 
 def if_found(ask: Callable[[], object]) -> object | None:
-    """What `ask` gives where every stage that it needs is in the cache; None where one is not."""
+    """What `ask` returns if every stage that it needs is in the cache, else None."""
     try:
         with only_found():
             return ask()
@@ -74,13 +74,13 @@ def if_found(ask: Callable[[], object]) -> object | None:
 def stage(
     name: str, spec, inputs: Mapping[str, Artifact | str], make: Callable[[Path], None], code: Sequence[Callable | str] = ()
 ) -> Artifact:
-    """The folder that `make(folder)` fills, made only when no sound one has this key.
+    """The folder that `make(folder)` fills; `make` runs only when no intact entry has this key.
 
-    `spec` is a dataclass or mapping of plain values; an input is an artifact or a digest; `code` are functions from other
-    modules that `make` calls, and names of modules that it cannot import. `make` keeps its checkpoints in
-    `folder / "_partial"`, where it finds them again after a kill; whatever else a killed run left is swept away before. A
-    second process that wants the same entry waits for the first. Raises `ChangedCode` when the code in memory is not the
-    one that the key speaks of, before anything is made or, if it changed meanwhile, kept.
+    `spec` is a dataclass or a mapping of plain values; an input is an artifact or a digest; `code` lists functions from
+    other modules that `make` calls, and names of modules that it cannot import. `make` keeps its checkpoints in
+    `folder / "_partial"`, where it finds them again after being killed; anything else that a killed run left is deleted
+    first. A second process that asks for the same entry waits for the first. Raises `ChangedCode` when the code in memory
+    is not the code that the key describes: before making anything or, if it changed meanwhile, before keeping the result.
     """
     if not re.fullmatch(r"[a-z0-9_-]+", name):
         raise ValueError(f"stage name {name!r}: use lower-case letters, digits, - and _")
@@ -118,15 +118,15 @@ def stage(
 
 
 def computed_by() -> dict:
-    """What computes on this machine: versions of Python and the libraries, device, precision, and the study's seed."""
-    from lib.ground import precision  # PyTorch takes seconds to import, and not all that reads the cache needs it
+    """What results are computed by here: versions of Python and the libraries, device, precision, and the study's seed."""
+    from lib.ground import precision  # PyTorch takes seconds to import, and not every reader of the cache needs it
 
     training = "bfloat16" if precision.FAST_BFLOAT16 else "float32"
     return versions() | {"device": precision.DEVICE.type, "training": training, "study seed": seeds.STUDY}
 
 
 def read_entry(name: str, entry: Path) -> Artifact | None:
-    """The finished entry, or None; one whose manifest was altered, or differs from its files, is removed with a warning."""
+    """The finished entry, or None; one whose manifest was altered or does not match its files is removed with a warning."""
     if not entry.exists():
         return None
     try:
@@ -143,13 +143,13 @@ def read_entry(name: str, entry: Path) -> Artifact | None:
 
 
 def sealed(manifest: Mapping) -> str:
-    """The text of a manifest, with a sum over the rest of it: not a letter of it can change unnoticed."""
-    plain = json.loads(as_json({k: v for k, v in manifest.items() if k != "sum"}))  # as it will be read: text for keys
+    """The text of a manifest with a sum over the rest of it, so that no change to it goes unnoticed."""
+    plain = json.loads(as_json({k: v for k, v in manifest.items() if k != "sum"}))  # as read back: keys are strings
     return as_json(plain | {"sum": digest_of(plain)})
 
 
 def sweep(work: Path) -> None:
-    """An empty work folder, but for the checkpoints of a run that was killed."""
+    """Create the work folder and empty it, except for the checkpoints of a killed run."""
     work.mkdir(parents=True, exist_ok=True)
     for left in work.iterdir():
         if left.name != PARTIAL:
@@ -169,7 +169,7 @@ def file_digest(path: Path) -> str:
 
 
 def digest_of(obj) -> str:
-    """SHA-256 of plain values as canonical JSON; refuses what JSON cannot say (NaN, arrays, functions)."""
+    """SHA-256 of plain values as canonical JSON; refuses what JSON cannot represent (NaN, arrays, functions)."""
     try:
         text = json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -182,14 +182,14 @@ def digest_of(obj) -> str:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; the system frees it when its process dies."""
+    """Hold a lock file; the operating system releases it when the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path):
         yield
 
 
 def atomic_write(path: Path, content: bytes | str) -> None:
-    """Write a whole file or none: a temporary file beside it, then a rename."""
+    """Write a file completely or not at all: to a temporary file beside it, then by a rename."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
@@ -209,17 +209,17 @@ def as_json(obj) -> str:
 
 
 def save_json(path: Path, obj) -> None:
-    """Write `as_json`, whole or not at all."""
+    """Write `as_json`, completely or not at all."""
     atomic_write(path, as_json(obj))
 
 
 def keep(path: Path, content: bytes) -> None:
-    """Write a checkpoint, whole or not at all, with its SHA-256 sum before it."""
+    """Write a checkpoint, completely or not at all, preceded by its SHA-256 sum."""
     atomic_write(path, hashlib.sha256(content).digest() + content)
 
 
 def kept(path: Path) -> bytes | None:
-    """What `keep` wrote, None without it; one that is damaged is deleted with a warning."""
+    """What `keep` wrote, or None if there is no file; a damaged file is deleted with a warning."""
     if not path.exists():
         return None
     stored = path.read_bytes()
@@ -231,7 +231,7 @@ def kept(path: Path) -> bytes | None:
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Named arrays as safetensors."""
+    """Write named arrays as safetensors."""
     atomic_write(path, safetensors.numpy.save({k: np.asarray(v, order="C") for k, v in arrays.items()}))
 
 

@@ -1,7 +1,7 @@
-"""Checkpoints, from which what was killed goes on as if never stopped: of a training run, and of long stages in parts.
+"""Checkpoints of training runs and of long stages made in parts, from which killed work resumes as if never interrupted.
 
-Each is a file of safetensors, replaced whole, with a sum before them: a damaged one is deleted with a warning, and what it
-held is made again.
+Each is a safetensors file preceded by a checksum and replaced atomically; a damaged one is deleted with a warning, and its
+contents are made again.
 """
 
 import json
@@ -18,7 +18,7 @@ from lib.ground.cache import PARTIAL, keep, kept
 
 
 def save(path: Path, module: torch.nn.Module, optimiser: torch.optim.Optimizer, ema: dict, **meta: float) -> None:
-    """Write weights, their moving averages, the optimiser's state and some numbers, such as the updates done."""
+    """Write the weights, their moving averages, the optimiser's state and some numbers, such as the updates done."""
     tensors = {f"model.{k}": v for k, v in module.state_dict().items()} | {f"ema.{k}": v for k, v in ema.items()}
     for i, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{i}.{k}": v for k, v in state.items()}
@@ -27,9 +27,9 @@ def save(path: Path, module: torch.nn.Module, optimiser: torch.optim.Optimizer, 
 
 
 def resume(path: Path, module: torch.nn.Module, optimiser: torch.optim.Optimizer, ema: dict) -> dict[str, float]:
-    """Load what `save` wrote, in place; returns its numbers, or none when there is no sound checkpoint.
+    """Load what `save` wrote, in place; returns its numbers, or an empty dictionary when there is no intact checkpoint.
 
-    What goes with a weight gets its layout in memory, as it had before: on a GPU a fused optimiser takes no other.
+    Optimiser state of a weight's shape gets that weight's memory layout, as before: a fused optimiser on a GPU requires it.
     """
     if (content := kept(path)) is None:
         return {}
@@ -50,7 +50,7 @@ def resume(path: Path, module: torch.nn.Module, optimiser: torch.optim.Optimizer
 
 
 def numbers(path: Path) -> dict[str, float]:
-    """The numbers kept with a checkpoint, or none when there is no sound one."""
+    """The numbers stored with a checkpoint, or an empty dictionary when there is no intact one."""
     content = kept(path)
     return {} if content is None else _numbers(content)
 
@@ -61,7 +61,7 @@ def _numbers(content: bytes) -> dict[str, float]:
 
 
 def in_parts(folder: Path, count: int, size: int, part: Callable[[slice], np.ndarray]) -> np.ndarray:
-    """What `part` makes of `count` items, `size` at a time, end to end; each part is kept in a stage's `folder`."""
+    """What `part` makes of `count` items, `size` at a time, concatenated; each part is kept in the stage's `folder`."""
     parts = []
     for first in range(0, count, size):
         path = folder / PARTIAL / f"{first:06d}-{size}.safetensors"

@@ -1,14 +1,14 @@
-"""What is NaN or infinite is refused by name, before clipping or comparing turns it into a plausible number."""
+"""Values that are NaN or infinite are refused by name, before clipping or a comparison makes them look plausible."""
 
 import numpy as np
 
 
 def finite(what: str, values, missing: bool = False):
-    """`values` (an array, a tensor or a number) as they came, when all are finite; NaN passes where it means `missing`.
+    """`values` (an array, a tensor or a number) unchanged, if all are finite; with `missing`, NaN is allowed.
 
-    Raises ValueError that says how many values of `what` are not, and the place of the first.
+    Otherwise raises ValueError that says how many values of `what` are not finite, and where the first is.
     """
-    if hasattr(values, "isfinite"):  # a tensor, on whatever device
+    if hasattr(values, "isfinite"):  # a tensor, on any device
         good = (values.isfinite() | values.isnan() if missing else values.isfinite()).cpu().numpy()
     else:
         array = np.asarray(values)

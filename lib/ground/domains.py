@@ -1,7 +1,7 @@
 """Domains: what a value may be, in words that are also checked: `in (0, 0.5]`, `at least 2`, `one of good or all`.
 
-They stand in the specs and in the comments of notebooks' parameters. Of a list or a tuple, each item is in the domain, and
-the whole keeps to `no value twice` and `not all 0`; it has an item, unless it `may be empty`. Numbers are always finite.
+They are written in the specs and in the comments on notebooks' parameters. For a list or tuple the domain applies to each
+item, and `no value twice` and `not all 0` to the whole; it has an item unless it `may be empty`. Numbers are always finite.
 """
 
 import functools
@@ -26,14 +26,14 @@ ONE, MANY = (
 
 @functools.cache
 def clauses(text: str) -> tuple[str, ...]:
-    """The parts of a text that say what a value may be, in their order; a choice ends at a semicolon."""
+    """The parts of a text that say what a value may be, in order; a choice ends at a semicolon."""
     return tuple(_CLAUSE.findall(text))
 
 
 def fits(value, kind, domain: str = "") -> bool:
     """Whether a value is of a type (`int`, `list[float]`, `tuple[int, int]`, `int | None`, …) and in the domain.
 
-    A whole number is also a number, True and False are none.
+    A whole number also counts as a number; True and False do not.
     """
     options = get_args(kind)
     if NoneType in options:
@@ -46,7 +46,7 @@ def fits(value, kind, domain: str = "") -> bool:
 def _is_a(value, kind: type) -> bool:
     if kind in (int, float):
         number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
-        return number and abs(value) <= sys.float_info.max  # false of NaN, too
+        return number and abs(value) <= sys.float_info.max  # false for NaN, too
     return isinstance(value, kind)
 
 
@@ -62,7 +62,7 @@ def _all_fit(values: Sequence, kinds: tuple, domain: str) -> bool:
 
 
 def _holds(value, clause: str) -> bool:
-    """Whether a value of the right type is in what one clause says of it."""
+    """Whether a value of the right type satisfies one clause."""
     if clause in OF_THE_WHOLE:
         return True
     if clause.startswith("one of "):
@@ -90,9 +90,9 @@ def wanted(kind, domain: str = "") -> str:
 
 
 def check(spec, every: str = "", **domains: str) -> None:
-    """Refuse a dataclass with a field that is not of its annotated type or not in its domain (without one: in `every`).
+    """Refuse a dataclass with a field that is not of its annotated type or not in its domain (by default, in `every`).
 
-    Raises ValueError that names the field, its value and what it takes.
+    Raises ValueError that names the field, its value and what it accepts.
     """
     for field in fields(spec):
         value, domain = getattr(spec, field.name), domains.get(field.name, every)

@@ -1,7 +1,7 @@
-"""Whether the code in memory is the code of the files: a key is made of text, a result by what runs.
+"""Whether the code in memory is the code in the files: a key describes the files, but a result comes from what runs.
 
-A function replaced in a cell, a constant set there, a file edited while a kernel runs, `%autoreload`: after any of them a
-result would be kept under the key of other code. What is replaced in other libraries is not seen.
+After a function is replaced or a constant set in a cell, a file is edited while a kernel runs, or `%autoreload` acts, a
+result would be kept under the key of different code. Replacements in other libraries go unnoticed.
 """
 
 import builtins
@@ -14,16 +14,16 @@ from pathlib import Path
 from lib.ground.paths import ROOT
 from lib.ground.source import SOURCES, code_digest
 
-# Values that the machine or the user decides; a key holds them as they are.
+# Values set by the machine or the user; a key contains their current values.
 LIVE = {("lib.ground.precision", "DEVICE"), ("lib.ground.precision", "FAST_BFLOAT16"), ("lib.ground.seeds", "STUDY")}
-# What a class has beside what it was written with, some of it only after an object of it was pickled.
+# Attributes that a class has besides those in its source, some of them only after one of its objects was pickled.
 OF_CLASSES = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__firstlineno__",
               "__static_attributes__", "__annotate__", "__annotate_func__", "__annotations_cache__", "__slotnames__",
               "_abc_impl"}  # fmt: skip
 
 
 class ChangedCode(RuntimeError):
-    """The study's code in memory is not that of its files, so that no result of it can be kept."""
+    """The study's code in memory is not the code in its files, so no result of it can be kept."""
 
 
 
@@ -31,7 +31,7 @@ def refuse_changes(modules: Iterable[str]) -> None:
     """Raise `ChangedCode` when the code of one of the study's modules is not what its file said when this process started:
     the file was edited since, or a function, class or constant was replaced in memory (by a cell, or by %autoreload).
 
-    What is replaced in other libraries is not seen.
+    Replacements in other libraries go unnoticed.
     """
     for name in sorted(SOURCES.keys() & set(modules)):
         path = ROOT.joinpath(*name.split(".")).with_suffix(".py")
@@ -39,7 +39,7 @@ def refuse_changes(modules: Iterable[str]) -> None:
         if not _says_the_same(path, SOURCES[name]):
             raise ChangedCode(f"{file} changed since this kernel started: restart the kernel and run again")
         if _replaced(name):
-            _as_written.cache_clear()  # it took what it imports from modules that may have been changed then, and not now
+            _as_written.cache_clear()  # its imports may come from modules that were changed then and are not any more
             if what := _replaced(name):
                 raise ChangedCode(
                     f"{name}.{what} is not what {file} says, so that no result of it can be kept: write the change into the "
@@ -61,7 +61,7 @@ def _says_the_same(path: Path, text: str) -> bool:
 
 @functools.cache
 def _as_written(name: str) -> types.ModuleType:
-    """The module made anew from the text that it had when this process started."""
+    """The module, rebuilt from its text as of this process's start."""
     here, fresh = sys.modules[name], types.ModuleType(name)
     fresh.__dict__.update(__file__=here.__file__, __package__=here.__package__, __spec__=here.__spec__)
     exec(compile(SOURCES[name], here.__file__, "exec", dont_inherit=True), fresh.__dict__)
@@ -69,7 +69,7 @@ def _as_written(name: str) -> types.ModuleType:
 
 
 def replaced(module: types.ModuleType, written: types.ModuleType) -> str | None:
-    """The first name that stands for something else in a module than in the same module as written; None if none does."""
+    """The first name whose value in a module differs from that in the module as written; None if there is none."""
     now, then, seen = vars(module), vars(written), set()
     for name, value in then.items():
         if not _ours(name) or (module.__name__, name) in LIVE:
@@ -84,10 +84,10 @@ def _ours(name: str) -> bool:
 
 
 def _differs(a, b, seen: set) -> str | None:
-    """None when `a`, in memory, is as good as `b`, as written; else where they part, such as `.forward`."""
+    """None when `a`, in memory, is equivalent to `b`, as written; else where they first differ, such as `.forward`."""
     if a is b or (id(a), id(b)) in seen:
         return None
-    if not isinstance(a, Mapping | list | tuple):  # those may be made for one comparison, and their ids be used again
+    if not isinstance(a, Mapping | list | tuple):  # these may exist for one comparison only, and their ids be reused
         seen.add((id(a), id(b)))
     if isinstance(a, type) != isinstance(b, type) or _kind(a) != _kind(b):
         return ""
@@ -117,26 +117,26 @@ def _differs(a, b, seen: set) -> str | None:
 
 
 def _steps(code: types.CodeType) -> tuple:
-    """What a code object does, wherever in its file it stands."""
+    """What a code object does, regardless of where in its file it is."""
     constants = tuple(_steps(c) if isinstance(c, types.CodeType) else (type(c), repr(c)) for c in code.co_consts)
     takes = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
     return code.co_code, constants, takes, code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
 
 
 def _enclosed(function: types.FunctionType) -> list:
-    """The values that a function has from where it was defined; none for a name that has no value yet."""
+    """The values in a function's closure, without names that have no value yet."""
     empty = types.CellType()
     return [c.cell_contents for c in function.__closure__ or () if c != empty]
 
 
 def _kind(x) -> tuple[str, str]:
-    """Module and name of a class, or of an object's class: a class that was made anew is the same kind."""
+    """Module and name of a class, or of an object's class: a class that was rebuilt is still the same kind."""
     of = x if isinstance(x, type) else type(x)
     return of.__module__, of.__qualname__
 
 
 def _parts(a: Mapping, b: Mapping, seen: set) -> str | None:
-    """The first key at which two mappings differ, as `.key`; None without one."""
+    """The first key at which two mappings differ, as `.key`; None if they do not."""
     for key in (*b, *(k for k in a if k not in b)):
         if key not in a or key not in b or _differs(a[key], b[key], seen) is not None:
             return f".{key}"

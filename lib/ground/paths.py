@@ -1,4 +1,4 @@
-"""Where things are: shipped data, the cache of finished stages, and two folders of reports a size: the reader's and ours."""
+"""Where things are: shipped data, the cache of finished stages, and two report folders per size, the reader's and ours."""
 
 import os
 from pathlib import Path
@@ -10,17 +10,17 @@ CACHE = Path(os.environ.get("STUDY_CACHE") or ROOT / ".cache").expanduser().abso
 
 
 def reports(size: str) -> Path:
-    """Folder of what a run of one size writes: results/, figures/, notebooks/, site/ and lists. Never committed.
+    """Folder for what a run of one size writes: results/, figures/, notebooks/, site/ and lists. Never committed.
 
-    It lies in reports/yours; that of a trial, a run with other parameters that STUDY_TRIAL in the environment names, in
-    reports/trials. STUDY_REPORTS names another folder in place of reports/yours, with the trials in it.
+    It is in reports/yours; for a trial, a run with other parameters named by the environment variable STUDY_TRIAL, it is in
+    reports/trials. STUDY_REPORTS names a folder to use in place of reports/yours, which then contains the trials, too.
     """
     trial = os.environ.get("STUDY_TRIAL")
     return _readers("trials") / trial / size if trial else untried(size)
 
 
 def untried(size: str) -> Path:
-    """The same folder where no trial runs: what a trial does not make itself, it reads there."""
+    """The folder of the run that is not a trial: a trial reads from there what it does not make itself."""
     return _readers("yours") / size
 
 
@@ -31,5 +31,5 @@ def _readers(kind: str) -> Path:
 
 
 def published(size: str) -> Path:
-    """Folder of the committed results, figures and lists of one size, there or not; `make publish` alone writes it."""
+    """Folder of one size's committed results, figures and lists, whether or not it exists; only `make publish` writes it."""
     return ROOT / "reports" / size

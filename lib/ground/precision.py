@@ -1,7 +1,7 @@
-"""Where training runs, and bfloat16 where that is fast.
+"""The device for training, and bfloat16 where that is fast.
 
-An NVIDIA GPU is used when PyTorch sees one. Apple's (MPS) is left alone: nobody has tried the study there, and networks as
-small as these do well on a processor.
+An NVIDIA GPU is used when PyTorch finds one. Apple's (MPS) is not used: the study is untested there, and networks as small
+as these run well on a CPU.
 """
 
 import os
@@ -14,10 +14,10 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def fast_bfloat16(wanted: str = "") -> bool:
-    """Whether this machine computes in bfloat16 natively, unless `wanted` (STUDY_BFLOAT16) decides: 1, 0, or empty.
+    """Whether to use bfloat16: as `wanted` (STUDY_BFLOAT16) says, 1 or 0; if empty, where the machine supports it natively.
 
-    It halves the time where the processor has instructions for it, and multiplies it by seven where not. A build of PyTorch
-    that cannot say so (macOS has no oneDNN, and lacks the operator) counts as a machine without. Raises ValueError on any
+    bfloat16 halves the time where the processor has instructions for it; elsewhere it takes seven times as long. A build of
+    PyTorch that cannot tell (macOS has no oneDNN, and lacks the operator) counts as no support. Raises ValueError on any
     other `wanted`.
     """
     if wanted not in ("", "0", "1"):
@@ -28,7 +28,7 @@ def fast_bfloat16(wanted: str = "") -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if not torch.backends.mkldnn.is_available():
         return False
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # PyTorch's own, private: may be gone
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # private to PyTorch: may disappear
     return bool(supported and supported())
 
 
@@ -36,9 +36,9 @@ FAST_BFLOAT16 = fast_bfloat16(os.environ.get("STUDY_BFLOAT16", ""))
 
 
 def at_once(on_cpu: int) -> int:
-    """How many images go through a network together: `on_cpu` of them there; on a GPU 2,048, fewer below 16 GB of memory.
+    """How many images go through a network at once: `on_cpu` on a CPU; on a GPU 2,048, fewer below 16 GB of memory.
 
-    An H100 draws 470 images a second 64 at a time, 2,604 by 512 and 3,643 by 2,048.
+    An H100 draws 470 images per second in batches of 64, 2,604 in batches of 512 and 3,643 in batches of 2,048.
     """
     if DEVICE.type != "cuda":
         return on_cpu
@@ -49,10 +49,10 @@ def at_once(on_cpu: int) -> int:
 def autocast():
     """bfloat16 where that is fast, else float32; for training, not for sampling.
 
-    On a CPU attention is spelt out: the fused kernel's backward pass in bfloat16 takes 55 % of a U-Net's update.
+    On a CPU attention is not fused: the fused kernel's backward pass in bfloat16 takes 55 % of a U-Net's update.
     """
     with ExitStack() as stack:
-        on_cpu = DEVICE.type == "cpu"  # elsewhere weights that were cast would not outlive a CUDA graph
+        on_cpu = DEVICE.type == "cpu"  # on a GPU, cached casts of the weights would not survive a CUDA graph
         stack.enter_context(torch.autocast(DEVICE.type, torch.bfloat16, enabled=FAST_BFLOAT16, cache_enabled=on_cpu))
         if on_cpu:
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))

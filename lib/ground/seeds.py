@@ -1,11 +1,11 @@
-"""Randomness: what is drawn depends on names and numbers that say what it is for, and on one number for the whole study.
+"""Randomness: every draw depends on names and numbers that say what it is for, and on one seed for the whole study.
 
-What is random about an image (its start noise; what raters, users and voters make of it) depends on the image's name, which
-is its stream, prompt and number, and never on its pixels: another processor rounds another way, and another last digit
-somewhere in a picture must not draw the raters anew. `uniforms` and `normals` draw for many names at once.
+What is random about an image (its initial noise, and the noise of raters, users and voters) depends on the image's name,
+that is, its stream, prompt and number, and never on its pixels: processors round differently, and a different last digit
+somewhere in an image must not redraw the raters. `uniforms` and `normals` draw for many names at once.
 
-The environment variable STUDY_SEED (1 unless set) is that number: another one draws all images, raters, users, batches and
-bootstraps anew. It is part of every stage's key. The study was built at 0; at 1 it was run once all choices were frozen.
+The environment variable STUDY_SEED (1 unless set) is the study's seed: another value redraws all images, raters, users,
+batches and bootstraps. It is part of every stage's key. The study was built at 0, and run at 1 once all choices were frozen.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from scipy.special import ndtri
 
 
 def study_seed(text: str) -> int:
-    """The number in STUDY_SEED, at least 0 (empty: 1); raises ValueError on anything else."""
+    """The study's seed from the text of STUDY_SEED, at least 0 (empty: 1); raises ValueError on anything else."""
     if not text.strip():
         return 1
     if not (text.strip().isascii() and text.strip().isdigit()) or int(text) >= 1_000_000:
@@ -29,12 +29,12 @@ STUDY = study_seed(os.environ.get("STUDY_SEED", ""))
 
 
 def name_of(*parts) -> str:
-    """One name of several parts, strings and integers: other parts make another name."""
+    """One name made of several parts, strings and integers; different parts make different names."""
     return "\x1f".join(map(str, parts))
 
 
 def seed_of(*parts) -> int:
-    """A 63-bit seed that depends on all `parts` (strings and integers), the study's number, and nothing else."""
+    """A 63-bit seed that depends on all `parts` (strings and integers), the study's seed, and nothing else."""
     text = name_of(*parts, *([f"study {STUDY}"] if STUDY else []))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -42,9 +42,9 @@ def seed_of(*parts) -> int:
 def uniforms(names: Sequence[str], *what) -> np.ndarray:
     """A number in (0, 1) for each name: float64 [name].
 
-    It depends on the name, on `what` is drawn (as in `seed_of`), on the study's number, and nothing else; other names and
-    other draws are independent. A name's hash and the seed of what is drawn are mixed by splitmix64 (Steele, Lea and Flood
-    2014), whose upper 52 bits are the number: integers alone, so that all machines agree. Raises ValueError on one string.
+    It depends on the name, on `what` is drawn (as in `seed_of`), on the study's seed, and nothing else; other names and
+    other draws are independent. The name's hash and the seed of the draw are mixed by splitmix64 (Steele, Lea and Flood
+    2014), whose upper 52 bits give the number: integer arithmetic, so all machines agree. Raises ValueError on one string.
     """
     if isinstance(names, str):
         raise ValueError(f"want several names, got one string: {names!r}")
@@ -56,15 +56,15 @@ def uniforms(names: Sequence[str], *what) -> np.ndarray:
 
 
 def normals(names: Sequence[str], *what) -> np.ndarray:
-    """A number from the standard normal distribution for each name, float64 [name]: the quantiles of `uniforms`."""
+    """A standard normal number for each name, float64 [name]: the normal quantiles of `uniforms`."""
     return ndtri(uniforms(names, *what))
 
 
 def rng_of(*numbers: int) -> np.random.Generator:
-    """NumPy's generator for some whole numbers, at least 0 (three at most, as large as `seed_of` gives)."""
-    return np.random.default_rng((*numbers, STUDY))  # a last 0 changes nothing: seeds are padded with zeros
+    """NumPy's generator seeded by whole numbers of at least 0 (three at most, if as large as `seed_of` gives)."""
+    return np.random.default_rng((*numbers, STUDY))  # a final 0 changes nothing: seeds are padded with zeros
 
 
 def torch_seed(number: int) -> int:
-    """A seed for torch's generators from a small whole number, at least 0."""
+    """A seed for PyTorch's generators from a small whole number, at least 0."""
     return number + STUDY * 1_000_000_000_000

@@ -1,4 +1,4 @@
-"""What each size means: one parameter, `size`, in every notebook."""
+"""What each size of the study means; `size` is a parameter of every notebook."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ from lib.ground.domains import check
 class SamplerSpec:
     """How an image is drawn, the same at every size: by DPM-Solver++(2M) with classifier-free guidance.
 
-    The first `guided` steps ask the U-Net with and without the prompt; the later ones, where the picture is settled, with it
-    alone, and take over what guidance last changed in the noise. Notebook 01 compares this with ten steps, all guided.
+    The first `guided` steps run the U-Net with and without the prompt. Later ones, when the image is settled, run it with
+    the prompt only and reuse the last guidance correction to the noise. Notebook 01 compares this with ten guided steps.
     """
 
-    guidance_scale: float = 3.0  # picked by the rule of notebook 01 at size evening, then frozen
+    guidance_scale: float = 3.0  # chosen by the rule of notebook 01 at size evening, then frozen
     steps: int = 8
     guided: int = 5
     negative_prompt: str = ""
@@ -23,7 +23,7 @@ class SamplerSpec:
 
     @property
     def calls(self) -> int:
-        """Runs of the U-Net an image."""
+        """Runs of the U-Net per image."""
         return self.steps + (self.guided if self.guidance_scale != 1 else 0)
 
 
@@ -32,45 +32,45 @@ EXACT = SamplerSpec(steps=10, guided=10)  # as the stock pipeline does
 
 @dataclass(frozen=True)
 class Size:
-    """Prompts, images, updates and seeds of a study of one size; fours are by category, as in CATEGORIES."""
+    """Prompts, images, updates and seeds of a study of one size; tuples of four are by category, as in CATEGORIES."""
 
     prompts: tuple[int, int, int, int]  # labelled prompts
-    images: tuple[int, int, int, int]  # images a prompt
+    images: tuple[int, int, int, int]  # images per labelled prompt
     unlabelled: int  # further images, scored by the reward alone
     unseen_prompts: tuple[int, int, int, int]
-    unseen_images: int  # images a prompt on which rewards are tested
+    unseen_images: int  # images per unseen prompt, on which rewards are tested
     evaluation_stride: int  # every n-th of the 120 evaluation prompts
-    evaluation_images: int  # images a prompt and model
-    candidates: int  # images a prompt and model to choose among, the evaluation images with them
-    references: int  # real renders to which realism is measured in votes on fidelity
-    selection_images: int  # images a selection prompt
-    selection_captions: int  # held-out web captions, of their own, for the distances by which something is chosen
+    evaluation_images: int  # images per evaluation prompt and model
+    candidates: int  # images per prompt and model to choose among, including the evaluation images
+    references: int  # real renders against which realism is measured in votes on fidelity
+    selection_images: int  # images per selection prompt
+    selection_captions: int  # a separate set of held-out web captions, for the distances by which something is chosen
     fidelity_captions: int  # held-out web captions for the Fréchet distance
     reward_seeds: int
     reward_epochs: int
-    finetune_seeds: int  # runs of the full method, of constant reward and of `lib.study.wu.RUNS`; one of every other arm
+    finetune_seeds: int  # runs of the full method, constant reward and `lib.study.wu.RUNS`; other arms have one
     updates: int
     batch: tuple[int, int]  # model-generated, pre-training
-    pretraining: int  # web pairs of the pre-training loss
+    pretraining: int  # web pairs for the pre-training loss
     judged: int  # held-out renders on which judges are tested
-    held_out: int  # one labelled prompt in so many tests rewards
+    held_out: int  # one labelled prompt in this many is held out to test rewards
     choice_prompts: tuple[int, int]  # prompts on which users choose: training, test
-    choosers: int  # users who choose on each
-    users: int  # to draw them from
-    second_prompts: int  # prompts of which the second generator draws two images
+    choosers: int  # users who choose on each of them
+    users: int  # the users they are drawn from
+    second_prompts: int  # prompts for which the second generator draws two images
     preference_seeds: int
     preference_epochs: int
     adaptation_updates: int
-    adapted_images: int  # images an evaluation prompt and adapted model
+    adapted_images: int  # images per evaluation prompt and adapted model
     adapted_captions: int  # held-out web captions for an adapted model's Fréchet distance
 
     def __post_init__(self):
         check(self, "at least 1", held_out="at least 2", choosers=f"in [1, {self.users}]")
 
 
-# What each is for: smoke, a test of the machinery; laptop, the whole study with real effects and wide intervals, in half an
-# hour on two cores; evening, narrower intervals; gpu, the papers' numbers of prompts, images and labels on one GPU; full,
-# with their number of updates.
+# What each is for. smoke: a test of the machinery. laptop: the whole study, with real effects and wide intervals, in half an
+# hour on two cores. evening: narrower intervals. gpu: the papers' numbers of prompts, images and labels, on one GPU. full:
+# their numbers of updates, too.
 SIZES = {
     "smoke": Size(
         prompts=(8, 6, 6, 12), images=(4, 4, 4, 4), unlabelled=32, unseen_prompts=(6, 4, 4, 4), unseen_images=4,
@@ -115,17 +115,17 @@ SIZES = {
 
 
 TRAINED = 5  # arms of `lib.study.lee.ARMS`; the full method is among the lengths that notebook 05 tries
-LENGTHS = 2.5  # of the other lengths there, over the size's updates
-TRIED = 9  # settings that notebook 05 tries at two guidance scales, the lengths with them
-TRIALS = 16  # trainings of half the updates: 6 settings and TRUTH in notebook 05, 3 in 07, 6 in 10
-SCALES = 18  # points by which something is chosen: 7 scales of the base, 3 more of the full method, 4 strengths and 4 more
+LENGTHS = 2.5  # updates of the other lengths there, in total, relative to the size's updates
+TRIED = 9  # settings that notebook 05 tries at two guidance scales, including the lengths
+TRIALS = 16  # training runs of half the updates: 6 settings and TRUTH in notebook 05, 3 in 07, 6 in 10
+SCALES = 18  # points to choose among: 7 guidance scales of the base, 3 more of the full method, and 4 strengths and 4 more
 # scales of the reward direction
-ALONG = 18  # points of notebook 06 along the guidance scales, beside the study's own
-EVENING_HOURS = 1.6  # of an earlier version, nothing cached, on two cores with bfloat16: to be measured again
+ALONG = 18  # points of notebook 06 along the guidance scales, besides the study's own
+EVENING_HOURS = 1.6  # measured on an earlier version, nothing cached, two cores with bfloat16; to be measured again
 
 
 def work(size: Size) -> dict[str, int]:
-    """Images that notebooks 01, 05 and 06 draw, but for the frontier by choice, and that 05, 06, 07 and 10 train on."""
+    """Images drawn by notebooks 01, 05 and 06 and trained on by 05, 06, 07 and 10; without 10's frontier by choice."""
     tuned = TRAINED + 2 * (size.finetune_seeds - 1)  # more runs of the full method and of constant reward
     asked = -(-120 // size.evaluation_stride)
     drawn = {
@@ -142,17 +142,17 @@ def work(size: Size) -> dict[str, int]:
 
 
 def unet_runs(work) -> int:
-    """Runs of the U-Net: those that draw an image; training on one costs about three."""
+    """Runs of the U-Net for this work: all that it takes to draw an image; training on one costs about three."""
     return sum(n * (3 if what == "trained on" else SamplerSpec().calls) for what, n in work.items())
 
 
 def cpu_hours(name: str) -> float:
-    """About how long a size takes on two CPU cores: as evening does, in proportion to the U-Net's runs."""
+    """Rough time a size takes on two CPU cores, in hours: scaled from evening by the number of U-Net runs."""
     return EVENING_HOURS * unet_runs(work(size_named(name))) / unet_runs(work(SIZES["evening"]))
 
 
 def size_named(name: str) -> Size:
-    """The size of that name; raises ValueError that lists the known ones."""
+    """The size of this name; raises ValueError that lists the known ones."""
     if name not in SIZES:
         raise ValueError(f"unknown size {name!r}: one of {', '.join(SIZES)}")
     return SIZES[name]

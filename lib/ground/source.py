@@ -1,6 +1,6 @@
-"""What made a result: the text of the study's code, as a whole module or one function, and the libraries under it.
+"""What made a result: the source of the study's code, by module or by function, and the libraries beneath it.
 
-Sources are read once, when this module is imported; `lib.ground.memory` tells when what runs is not what was read.
+Sources are read once, when this module is imported; `lib.ground.memory` detects when what runs is not what was read.
 """
 
 import ast
@@ -17,10 +17,10 @@ from pathlib import Path
 from lib.ground.paths import ROOT
 
 PACKAGES = ("lib", "pretrain")
-# They say where results lie, how they look and what is refused, not what they are.
+# These modules decide where results are stored, how they look and what is refused, but not what the results are.
 NOT_CODE = {"lib.ground.cache", "lib.ground.checks", "lib.ground.domains", "lib.ground.memory", "lib.ground.paths",
             "lib.ground.source", "lib.desk.figures", "lib.desk.report", "lib.desk.run"}  # fmt: skip
-TOGETHER = ("lib.study.common", "lib.study.lee", "lib.study.users", "lib.study.wu")  # a class and what is made of it
+TOGETHER = ("lib.study.common", "lib.study.lee", "lib.study.users", "lib.study.wu")  # a class and its subclasses
 COMPUTING = ("torch", "torchvision", "numpy", "scipy", "pandas", "pyarrow", "statsmodels", "torchmetrics", "diffusers",
              "transformers", "tokenizers", "open_clip_torch", "timm", "peft", "accelerate", "safetensors",
              "pillow")  # fmt: skip
@@ -36,17 +36,17 @@ def read_sources(root: Path = ROOT) -> dict[str, str]:
     return {".".join(p.relative_to(root).with_suffix("").parts): p.read_text("utf-8") for p in files}
 
 
-SOURCES = read_sources()  # as this process started
+SOURCES = read_sources()  # as of this process's start
 
 
 @functools.cache
 def own_fingerprint(module: str) -> str:
-    """`source_fingerprint` as of this process's start: a study asks for hundreds of stages of the same few modules."""
+    """`source_fingerprint` as of this process's start, cached: a study runs hundreds of stages from the same few modules."""
     return source_fingerprint(module)
 
 
 def source_fingerprint(module: str, sources: Mapping[str, str] = SOURCES) -> str:
-    """Digest of a module's code and of all the study's modules that it imports, directly or not."""
+    """Digest of the code of a module and of all study modules that it imports, directly or indirectly."""
     return _digest({name: code_digest(text_of(name, sources)) for name in closure(module, sources)})
 
 
@@ -57,7 +57,7 @@ def own_closure(module: str) -> tuple[str, ...]:
 
 
 def closure(module: str, sources: Mapping[str, str] = SOURCES) -> list[str]:
-    """A module and all the study's modules that it imports, directly or not, but for NOT_CODE; sorted."""
+    """A module and all study modules that it imports, directly or indirectly, except those in NOT_CODE; sorted."""
     seen, queue = set(), [module]
     while queue:
         name = queue.pop()
@@ -70,12 +70,12 @@ def closure(module: str, sources: Mapping[str, str] = SOURCES) -> list[str]:
 
 
 def text_of(module: str, sources: Mapping[str, str] = SOURCES) -> str:
-    """A module's text; of one that is not the study's (a test's), what its file says now."""
+    """A module's text; for a module outside the study (a test), what its file says now."""
     return sources[module] if module in sources else Path(sys.modules[module].__file__).read_text("utf-8")
 
 
 def imported(tree: ast.AST, package: str, sources: Mapping[str, str]) -> set[str]:
-    """Names of the study's modules that a syntax tree imports, wherever in it."""
+    """Names of the study modules that a syntax tree imports, anywhere in it."""
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -94,7 +94,7 @@ def code_digest(text: str) -> str:
 
 
 def tree_digest(tree: ast.AST) -> str:
-    """`code_digest` of a syntax tree, whose docstrings it takes out."""
+    """`code_digest` of a syntax tree; removes its docstrings in place."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
@@ -111,7 +111,7 @@ def _digest(obj) -> str:
 
 
 def plain_function(made_by: Callable) -> Callable:
-    """The function under partials, methods and caches."""
+    """The function inside partials, methods and caches."""
     while True:
         if isinstance(made_by, functools.partial):
             made_by = made_by.func
@@ -122,7 +122,7 @@ def plain_function(made_by: Callable) -> Callable:
 
 
 def home_of(made_by: Callable) -> str:
-    """Name of the module that defines a function; a notebook is none, as its source is not on disk."""
+    """Name of the module that defines a function; raises ValueError for a notebook, whose source is not on disk."""
     made_by = plain_function(made_by)
     if made_by.__module__ == "__main__":
         raise ValueError(f"put {made_by.__qualname__} in lib: a notebook cannot be part of the key")
@@ -130,10 +130,10 @@ def home_of(made_by: Callable) -> str:
 
 
 def function_fingerprint(made_by: Callable) -> str:
-    """Digest of the top-level function, or the method, that a function is written in, and of all functions, methods and
-    constants of the same module that this one names, directly or not."""
+    """Digest of the top-level function or method in which a function is written, and of all functions, methods and constants
+    of the same module to which it refers, directly or indirectly."""
     made_by = plain_function(made_by)
-    if not isinstance(made_by, types.FunctionType):  # not written in Python, or an object of a class that is
+    if not isinstance(made_by, types.FunctionType):  # not written in Python, or a callable object of a class that is
         return _digest(str(type(made_by)))
     return _function_fingerprint(home_of(made_by), made_by.__qualname__.split(".<locals>")[0].split(".")[-1])
 
@@ -177,7 +177,7 @@ def definitions(text: str) -> dict[str, list[ast.AST]]:
 
 @functools.cache
 def versions(names: tuple[str, ...] = COMPUTING) -> dict[str, str | None]:
-    """The versions of Python and of libraries (None: not installed)."""
+    """Versions of Python and of libraries (None: not installed)."""
     found: dict[str, str | None] = {"python": ".".join(platform.python_version_tuple()[:2])}
     for name in names:
         try:

@@ -17,7 +17,7 @@ LEVELS = ("nominal", "ordinal", "interval")
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its bounds, from `n` items in `clusters` (prompts) and, where several ran, `seeds`."""
+    """An estimate with its bounds, from `n` items in `clusters` (prompts) and, if there are several, `seeds`."""
 
     value: float
     low: float
@@ -45,17 +45,17 @@ def _matrix(ratings: ArrayLike) -> np.ndarray:
 
 
 def _counts(ratings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many raters gave each item each value, float [item, value], and the values, ascending [value]."""
+    """How many raters gave each item each value, float [item, value], and the values in ascending order, [value]."""
     values = np.unique(ratings[~np.isnan(ratings)])
     return np.stack([(ratings == v).sum(1) for v in values], 1).astype(float), values
 
 
 def krippendorff_alpha(ratings: ArrayLike, level: str = "nominal") -> float:
-    """Krippendorff's alpha of ratings [item, rater], NaN where missing: 1 agreement, 0 chance.
+    """Krippendorff's alpha of ratings [item, rater], NaN where missing: 1 is agreement, 0 chance.
 
-    `level` says how far apart two values are: `nominal` (0 or 1), `ordinal` (squared difference of mid-ranks)
-    or `interval` (squared difference). Items with fewer than two ratings do not count. NaN if all ratings are
-    one value, where alpha is not defined. Krippendorff 2011, Computing Krippendorff's alpha-reliability.
+    `level` sets the distance between two values: `nominal` (0 or 1), `ordinal` (squared difference of mid-ranks)
+    or `interval` (squared difference). Items with fewer than two ratings do not count. NaN if all ratings have
+    the same value, where alpha is undefined. Krippendorff 2011, Computing Krippendorff's alpha-reliability.
     """
     if level not in LEVELS:
         raise ValueError(f"unknown level {level!r}: one of {', '.join(LEVELS)}")
@@ -71,11 +71,11 @@ def krippendorff_alpha(ratings: ArrayLike, level: str = "nominal") -> float:
 
 
 def fleiss_kappa(ratings: ArrayLike) -> float:
-    """Fleiss' kappa of nominal ratings [item, rater], NaN where missing: 1 agreement, 0 chance.
+    """Fleiss' kappa of nominal ratings [item, rater], NaN where missing: 1 is agreement, 0 chance.
 
-    Fleiss 1971 (statsmodels) for full tables. With missing ratings Gwet's generalisation (2014, Handbook of
+    Fleiss 1971 (statsmodels) for complete tables. With missing ratings, Gwet's generalisation (2014, Handbook of
     Inter-Rater Reliability, 4th edition): agreement over items with two or more ratings, chance from the mean
-    share of each value over items with any. NaN if all ratings are one value.
+    share of each value over items with any. NaN if all ratings have the same value.
     """
     ratings = _matrix(ratings)
     counts, _ = _counts(ratings)
@@ -90,11 +90,11 @@ def fleiss_kappa(ratings: ArrayLike) -> float:
 
 
 def votes(wins: ArrayLike, losses: ArrayLike, ties: ArrayLike, share: float = 2 / 3) -> pd.DataFrame:
-    """Both ways to read votes: a row a query with its `outcome` and its vote shares `win`, `lose` and `tie`.
+    """Both ways to read votes: one row per query, with its `outcome` and its vote shares `win`, `lose` and `tie`.
 
     `wins`, `losses` and `ties` are numbers of votes [query]. A side takes the query (outcome `win` or `lose`)
     with more than `share` of all votes, tie votes included; otherwise it is a `tie`. More than two thirds of
-    9 votes are the 7 of Lee et al. 2023, Figure 4; means of the shares are their Table 5.
+    9 votes means the 7 of Lee et al. 2023, Figure 4; the means of the shares correspond to their Table 5.
     """
     if not 0.5 <= share < 1:
         raise ValueError(f"share must lie in [0.5, 1), so that only one side can have it, got {share}")
@@ -111,11 +111,11 @@ def votes(wins: ArrayLike, losses: ArrayLike, ties: ArrayLike, share: float = 2 
 
 
 def grouped_pairwise_accuracy(scores: ArrayLike, labels: ArrayLike, groups: ArrayLike) -> pd.DataFrame:
-    """Accuracy on pairs of a good and a bad image of one prompt: a row a group, its `right` and `pairs`.
+    """Accuracy on pairs of a good and a bad image of one prompt: one row per group, with `right` and `pairs`.
 
-    `scores` [item], higher is better; `labels` [item] 1 (good), 0 (bad) or NaN (left out); `groups` [item],
-    the prompts. `right` in [0, 1] is the share of pairs whose good item has the higher score, ties half: the
-    area under the ROC curve, from ranks (Mann & Whitney 1947). Groups without a pair are left out. Over all
+    `scores` [item], higher is better; `labels` [item], 1 (good), 0 (bad) or NaN (left out); `groups` [item],
+    the prompts. `right` in [0, 1] is the share of pairs whose good item has the higher score, ties counting half:
+    the area under the ROC curve, from ranks (Mann & Whitney 1947). Groups without a pair are left out. For all
     pairs: `cluster_bootstrap(t.right, t.index, weights=t.pairs)`.
     """
     scores, labels = np.asarray(scores, float), np.asarray(labels, float)
@@ -147,14 +147,14 @@ def cluster_bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """Percentile interval of the mean of `values`, [item] or [seed, item], over drawn `clusters` and seeds.
+    """Percentile interval of the mean of `values`, [item] or [seed, item], over resampled `clusters` and seeds.
 
-    Images of a prompt resemble each other, so whole prompts (`clusters` [item]) are drawn, with replacement;
+    Images of one prompt resemble each other, so whole prompts (`clusters` [item]) are drawn, with replacement;
     with several seeds of one experiment, seeds are drawn too, crossed with prompts (Owen 2007, The pigeonhole
-    bootstrap). `weights`, of the values' shape or [item], make it a ratio: sum of weight x value over sum of
-    weights. `statistic` replaces the mean and gets the drawn values; for one of several columns give
-    `np.arange(n)` as values. Draws on which it is NaN are left out, up to 5 %. The interval always holds the
-    estimate. It is too narrow for few seeds or prompts: k show (k - 1) / k of their variance.
+    bootstrap). `weights`, [item] or of the values' shape, make it a ratio: sum of weight x value over sum of
+    weights. `statistic` replaces the mean and gets the drawn values; for a statistic of several columns, pass
+    `np.arange(n)` as values. Draws on which it is NaN are left out, up to 5 %. The interval always contains the
+    estimate. It is too narrow with few seeds or prompts: k of them show (k - 1) / k of their variance.
     """
     lost = np.asarray(pd.isna(clusters))
     values, clusters = np.asarray(values), np.asarray(clusters)
@@ -200,7 +200,7 @@ def cluster_bootstrap(
 def paired_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, **options) -> Interval:
     """Mean of `a` - `b` on the same items, [item] or [seed, item], with the interval of `cluster_bootstrap`.
 
-    Both arms are resampled together, so what makes a prompt hard for both cancels.
+    Both arms are resampled together, so a prompt's difficulty for both cancels out.
     """
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape:
@@ -209,8 +209,8 @@ def paired_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, **options
 
 
 def relative_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, draws: int = 500) -> Interval:
-    """Mean of `a` over that of `b`, less 1, on the same items, [item] or [seed, item], with the interval of
-    `cluster_bootstrap`. Raises ValueError where the mean of `b` is not above 0, on more than 5 % of the draws or at all."""
+    """Mean of `a` over mean of `b`, minus 1, on the same items, [item] or [seed, item], with the interval of
+    `cluster_bootstrap`. Raises ValueError if the mean of `b` is not above 0 on these items or on more than 5 % of draws."""
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape:
         raise ValueError(f"a relative difference needs the same items on both sides: {a.shape}, {b.shape}")
@@ -218,12 +218,12 @@ def relative_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, draws: 
     def ratio(both: np.ndarray) -> float:
         return both.real.mean() / both.imag.mean() - 1 if both.imag.mean() > 0 else float("nan")
 
-    both = finite("values", a) + 1j * finite("values", b)  # one number an item, so that its two sides are drawn together
+    both = finite("values", a) + 1j * finite("values", b)  # one number per item, so that its two sides are drawn together
     return cluster_bootstrap(both, clusters, statistic=ratio, draws=draws)
 
 
 def share_interval(right: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
-    """The share of true items [item], with its Wilson interval over independent items: value, low, high."""
+    """The share of true items, `right` [item], with its Wilson interval for independent items: value, low, high."""
     right = np.asarray(right)
     if not len(right):
         raise ValueError("a share needs at least one item")
@@ -231,4 +231,4 @@ def share_interval(right: ArrayLike, level: float = 0.95) -> tuple[float, float,
         raise ValueError(f"{wrong.sum()} of {len(right)} items are neither true nor false, such as {right[wrong][0]}")
     low, high = proportion_confint(right.sum(), len(right), 1 - level, method="wilson")
     value = float(right.mean())
-    return value, min(float(low), value), max(float(high), value)  # 1 - 1e-16 of none wrong is 1
+    return value, min(float(low), value), max(float(high), value)  # with none wrong, 1 - 1e-16 becomes 1

@@ -1,1 +1,1 @@
-"""From prompts to images, and what is measured in them."""
+"""From prompts to images, and measurements on them."""

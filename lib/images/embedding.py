@@ -1,4 +1,4 @@
-"""CLIP embeddings of images and prompts, and their cosine: what both papers' scores start from."""
+"""CLIP embeddings of images and prompts, and their cosine similarity: the basis of both papers' scores."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,10 +14,10 @@ from lib.images.sampling import load_images
 
 
 def preprocessed(preprocess: Callable, images: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
-    """`preprocess` of uint8 images [image, height, width, 3], as CLIP takes them: float32 [image, 3, side, side].
+    """`preprocess` applied to uint8 images [image, height, width, 3], for CLIP: float32 [image, 3, side, side].
 
-    Where open_clip's transform has nothing to resize or crop, all of them at once and on the device, to the same bits on a
-    CPU; else one by one through PIL.
+    Where open_clip's transform has nothing to resize or crop, all images are processed at once on the device (bit-identical
+    on a CPU); otherwise one by one through PIL.
     """
     *before, last = getattr(preprocess, "transforms", [preprocess])
     if not (type(last).__name__ == "Normalize" and all(_changes_nothing(step, images.shape[1:3]) for step in before)):
@@ -28,7 +28,7 @@ def preprocessed(preprocess: Callable, images: np.ndarray, device: torch.device 
 
 
 def _changes_nothing(step: Callable, sides: tuple[int, int]) -> bool:
-    """Whether a step of open_clip's transform leaves the pixels of RGB images of these sides as they are."""
+    """Whether a step of open_clip's transform leaves the pixels of RGB images of this height and width unchanged."""
     name = getattr(step, "__name__", type(step).__name__)
     if name in ("Resize", "CenterCrop"):
         return sides[0] == sides[1] and step.size in (sides[0], [sides[0]], tuple(sides), list(sides))
@@ -38,7 +38,7 @@ def _changes_nothing(step: Callable, sides: tuple[int, int]) -> bool:
 @torch.no_grad()
 def embed_images(clip, preprocess, images: np.ndarray, batch: int | None = None) -> np.ndarray:
     """CLIP image embeddings, float32 [image, dimension], not normalised, of uint8 images [image, height, width, 3]."""
-    device, batch = next(clip.parameters()).device, batch or at_once(128)  # on a CPU larger ones leave its caches
+    device, batch = next(clip.parameters()).device, batch or at_once(128)  # larger batches do not fit a CPU's caches
     parts = (preprocessed(preprocess, images[i : i + batch], device) for i in range(0, len(images), batch))
     return finite("image embeddings", torch.cat([clip.encode_image(pixels) for pixels in parts]).cpu().numpy())
 
@@ -54,7 +54,7 @@ def embed_texts(clip, tokenizer, texts: Sequence[str], batch: int = 1024) -> np.
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1; raises ValueError on a row that has no direction: of zeros, or not finite."""
+    """Rows scaled to length 1; raises ValueError on a row without a direction (all zeros, or not finite)."""
     length = np.linalg.norm(finite("embeddings", x), axis=-1, keepdims=True)
     if (nil := np.flatnonzero(length == 0)).size:
         raise ValueError(f"{nil.size:,} of {length.size:,} embeddings have length 0, so no direction; the first is {nil[0]}")
@@ -67,9 +67,9 @@ def clip_score(image: np.ndarray, text: np.ndarray) -> np.ndarray:
 
 
 def embedded(images: Artifact, load: Callable, digest: str) -> tuple[np.ndarray, np.ndarray]:
-    """The stage of CLIP embeddings of a set of images and of their prompts, float32 [image, dimension] each.
+    """The stage with the CLIP embeddings of a set of images and of their prompts, each float32 [image, dimension].
 
-    `load` gives (model, preprocess, tokenizer); `digest` is of its weights.
+    `load` returns (model, preprocess, tokenizer); `digest` is the digest of the weights.
     """
 
     def make(folder) -> None:

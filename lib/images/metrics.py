@@ -1,4 +1,4 @@
-"""Fidelity and diversity: Fréchet distance on our own features through torchmetrics, and what goes with it."""
+"""Fidelity and diversity: Fréchet distance on our own features (by torchmetrics), its intervals, and other measures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from lib.images.sampling import to_pixels
 
 
 class Given(nn.Module):
-    """Features that were computed before, in torchmetrics' form."""
+    """Precomputed features, in the form that torchmetrics expects."""
 
     def __init__(self, dimension: int):
         super().__init__()
@@ -34,10 +34,10 @@ def features(network: nn.Module, images: np.ndarray, batch: int | None = None) -
 
 
 def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
-    """Fréchet distance of two sets of features [image, feature]; at least 0. Heusel et al. 2017.
+    """Fréchet distance between two sets of features [image, feature]; at least 0. Heusel et al. 2017.
 
-    Raises ValueError on fewer images a side than features, as its covariance would be singular, and on features that are
-    not finite, or so large that their squares are not. Below 0 is rounding, which the features' variance measures.
+    Raises ValueError if either set has fewer images than features (its covariance would be singular), and on features that
+    are not finite or whose squares are not. Values below 0 by no more than rounding, relative to the variance, become 0.
     """
     if min(len(real), len(fake)) < real.shape[1]:
         raise ValueError(f"need at least {real.shape[1]} images a side, got {len(real)} and {len(fake)}")
@@ -67,7 +67,7 @@ class Distance:
 
 @dataclass(frozen=True)
 class Change:
-    """Difference of two distances to the same real images, and as a share of the second; 95 % intervals over images."""
+    """Difference of two distances to the same real images, also relative to the second; 95 % intervals over images."""
 
     value: float
     low: float
@@ -80,7 +80,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Band:
-    """What a distance comes to by chance alone, over `draws` sets of `n` images."""
+    """The range of a distance due to chance alone, over `draws` sets of `n` images."""
 
     mean: float
     lowest: float
@@ -92,10 +92,10 @@ class Band:
 def _with_halves(
     real: np.ndarray, fakes: list[np.ndarray], draws: int, seed: int, clusters: ArrayLike | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fréchet distances of whole sets, float [set], and of `draws` halves, [draw, set]: the same rows of each set.
+    """Fréchet distances of whole sets, float [set], and of `draws` halves, [draw, set], with the same rows of each set.
 
-    Halves are drawn without replacement, of the images or of their `clusters` (prompts) [image], with as many images as
-    features or more; where that is all images they do not vary.
+    Halves are drawn without replacement, by image or by `clusters` [image] (prompts), and have at least as many images as
+    features; if that takes all images, they do not vary.
     """
     if any(len(fake) != len(real) for fake in fakes):
         counts = " and ".join(str(len(x)) for x in (real, *fakes))
@@ -121,10 +121,10 @@ def distance_with_interval(
 ) -> Distance:
     """Fréchet distance of all images, with an interval from `draws` subsamples without replacement.
 
-    Half of the images a side are drawn each time (a pair of real and generated images of one caption stays together), or
-    half of the `clusters` [image], prompts of several images: those resemble each other, or are one image twice. Around the
-    whole sample's value the halves spread as whole samples do around the population's; their bias, larger because there
-    are fewer of them, is not carried over: the interval is centred on the value.
+    Each draw takes half of the images on both sides (the real and the generated image of a caption stay together), or half
+    of the `clusters` [image], that is, prompts, whose images resemble each other or are duplicates. Halves vary around the
+    value of the whole sample as whole samples vary around the population's. Being smaller, halves have a larger bias; the
+    interval does not inherit it, because it is centred on the whole sample's value.
     """
     (value,), halves = _with_halves(real, [fake], draws, seed, clusters)
     spread = 1.96 * halves.std(0, ddof=1).item()
@@ -134,11 +134,11 @@ def distance_with_interval(
 def distance_change(
     real: np.ndarray, fake: np.ndarray, other: np.ndarray, draws: int = 20, seed: int = 0, clusters: ArrayLike | None = None
 ) -> Change:
-    """Fréchet distance of `fake` less that of `other`, both to `real`, and that difference as a share of `other`'s.
+    """Fréchet distance of `fake` minus that of `other`, both to `real`, and this difference relative to `other`'s distance.
 
-    Row i of all three belongs to one caption, and both models are measured on the same halves (`distance_with_interval`):
-    what makes a half hard for both cancels. The share's interval is that of a ratio, linearised about the whole sample's.
-    Raises ValueError where `other` is at no distance, of which nothing is a share.
+    Row i of all three belongs to one caption, and both models are measured on the same halves (`distance_with_interval`), so
+    a half's difficulty for both cancels out. The relative difference is a ratio, whose interval comes from linearising it
+    about the whole sample's value. Raises ValueError if the distance of `other` is 0.
     """
     (mine, base), halves = _with_halves(real, [fake, other], draws, seed, clusters)
     if base <= 0:
@@ -152,8 +152,8 @@ def distance_change(
 def floor_band(real: np.ndarray, redraws: Sequence[np.ndarray]) -> Band:
     """Fréchet distances of sets that a perfect model could have drawn: mean, lowest and highest over `redraws`.
 
-    Each is features [image, feature] of new scenes of the real images' captions (`web.redrawn`), as many as there are real
-    ones. Raises ValueError on fewer than 8 sets, of which the lowest and highest would say little.
+    Each set is features [image, feature] of new scenes for the real images' captions (`web.redrawn`), as many as there are
+    real images. Raises ValueError on fewer than 8 sets, whose lowest and highest would say little.
     """
     if len(redraws) < 8:
         raise ValueError(f"a band needs at least 8 draws, got {len(redraws)}")
@@ -164,9 +164,9 @@ def floor_band(real: np.ndarray, redraws: Sequence[np.ndarray]) -> Band:
 
 
 def inception_score(chances: np.ndarray) -> float:
-    """exp of the mean divergence of each image's class chances [image, class] from their mean; 1 to the number of classes.
+    """exp of the mean KL divergence of images' class probabilities [image, class] from their mean; 1 to number of classes.
 
-    Salimans et al. 2016, on whatever classifier gave the chances; in one piece, as images are few.
+    Salimans et al. 2016, with any classifier; computed on all images at once, without splits, as there are few.
     """
     p = finite("class chances", np.asarray(chances, float)) + 1e-12
     if (p < 0).any():
@@ -175,7 +175,7 @@ def inception_score(chances: np.ndarray) -> float:
 
 
 def diversity(x: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Mean Euclidean distance of features [image, feature] between two images of a group (prompt): float [group]."""
+    """Mean Euclidean distance in features [image, feature] between two images of a group (prompt): float [group]."""
     out, x = [], finite("features", x)
     for group in dict.fromkeys(groups):
         rows = x[groups == group]
@@ -187,7 +187,7 @@ def diversity(x: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def colourfulness(images: np.ndarray) -> np.ndarray:
-    """How saturated images uint8 [image, height, width, 3] are: float [image], 0 for grey ones.
+    """How colourful images are, uint8 [image, height, width, 3]: float [image], 0 for grey ones.
 
     Hasler & Süsstrunk 2003, Measuring colourfulness in natural images (M3), in units of 8-bit values.
     """

@@ -1,7 +1,7 @@
-"""Load the shipped mini models, after checking their SHA-256 sums; a generator at Stable Diffusion's scale likewise.
+"""Load the shipped mini models, after checking their SHA-256 sums, or a generator at Stable Diffusion's scale.
 
-Only safetensors are read. Everything downstream sees a `StableDiffusionPipeline`, an `open_clip` model with tokenizer,
-and judges, whatever their scale.
+Only safetensors are read. Downstream code sees a `StableDiffusionPipeline`, an `open_clip` model with its tokenizer, and
+judges, whatever their scale.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # diffusers and open_clip take seconds to import, and much of
 
 
 def sums(folder: Path = MODELS) -> dict[str, str]:
-    """The shipped SHA-256 sums by path under `folder`; refuses a list that differs from its own sum, its first line."""
+    """The shipped SHA-256 sums by path under `folder`; refuses a list that does not match its own sum, in its first line."""
     path = folder / "SHA256SUMS"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: restore it with git, or run `make pretrain`")
@@ -40,7 +40,7 @@ def _with_sum(lines: bytes) -> bytes:
 def verify(name: str, folder: Path = MODELS) -> str:
     """Check every file of one shipped model; returns a digest of all of them.
 
-    Raises FileNotFoundError or ValueError that names the file which is missing or altered.
+    Raises FileNotFoundError or ValueError that names the missing or altered file.
     """
     wanted = {k: v for k, v in sums(folder).items() if k.split("/")[0] == name}
     if not wanted:
@@ -55,7 +55,7 @@ def verify(name: str, folder: Path = MODELS) -> str:
 
 
 def write_sums(folder: Path = MODELS) -> None:
-    """Note the SHA-256 sums of all files of all models; only `make pretrain` does."""
+    """Write the SHA-256 sums of all files of all models; only `make pretrain` does this."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "SHA256SUMS")
     lines = [f"{file_digest(p)}  {p.relative_to(folder).as_posix()}\n" for p in paths]
     (folder / "SHA256SUMS").write_bytes(_with_sum("".join(lines).encode()))
@@ -64,7 +64,7 @@ def write_sums(folder: Path = MODELS) -> None:
 def load_generator(source: str | Path = "mini", unet: Path | None = None) -> "StableDiffusionPipeline":
     """A text-to-image pipeline: `mini` (shipped), or a folder or hub name in diffusers' layout.
 
-    `unet` names a safetensors file of fine-tuned U-Net weights to put in. Evaluation mode, float32, on the GPU if any.
+    `unet` is a safetensors file of fine-tuned U-Net weights to load into it. Evaluation mode, float32, on the GPU if any.
     """
     from diffusers import StableDiffusionPipeline
 
@@ -81,7 +81,7 @@ def load_generator(source: str | Path = "mini", unet: Path | None = None) -> "St
 
 
 def load_lora(folder: Path) -> "StableDiffusionPipeline":
-    """The shipped generator with a folder's LoRA (`pytorch_lora_weights.safetensors`) folded into its weights."""
+    """The shipped generator with a folder's LoRA (`pytorch_lora_weights.safetensors`) fused into its weights."""
     pipe = load_generator("mini")
     pipe.load_lora_weights(folder)
     pipe.fuse_lora(components=["unet"])
@@ -89,7 +89,7 @@ def load_lora(folder: Path) -> "StableDiffusionPipeline":
 
 
 def load_second() -> "StableDiffusionPipeline":
-    """The second generator: a U-Net of other training, with the shipped generator's other parts."""
+    """The second generator: a U-Net trained differently, with the other parts of the shipped generator."""
     from diffusers import UNet2DConditionModel
 
     verify("mini-second")
@@ -115,26 +115,26 @@ def load_clip(source: str = "mini", pretrained: str | None = None):
 
 
 def matched_longer() -> np.ndarray:
-    """What takes mini-clip's text embeddings to those after far longer matching, float [dimension, dimension]."""
+    """Matrix that maps mini-CLIP's text embeddings to those after much longer matching, float [dimension, dimension]."""
     verify("mini-clip")
     return load_file(MODELS / "mini-clip" / "matched_longer.safetensors")["longer"].numpy()
 
 
 @lru_cache(3)
 def load_judge(kind: str) -> Judge:
-    """Judge `a` (the raters' eye) or `b` (the audit)."""
+    """Judge `a` (through which raters see) or `b` (the audit)."""
     return _load(Judge(kind), f"judge-{kind}")
 
 
 @lru_cache(1)
 def load_features() -> FeatureNet:
-    """The network under the Fréchet distance."""
+    """The network whose features the Fréchet distance uses."""
     return _load(FeatureNet(), "features")
 
 
 @lru_cache(1)
 def load_vote_features() -> FeatureNet:
-    """The network in whose features simulated raters compare fidelity: no metric uses it."""
+    """The network whose features the simulated raters use to compare fidelity; no metric uses it."""
     return _load(FeatureNet(StridedTrunk()), "features-votes")
 
 

@@ -1,7 +1,7 @@
-"""The networks that look at images: the two judges, and the features under distances between sets of images.
+"""The networks that look at images: the two judges, and the feature networks behind distances between sets of images.
 
-judge-a (convolutions) is the eye of the simulated raters; judge-b (a transformer) never labels anything and audits every
-result. Both also know what is no clean scene: none or more than six objects, mixed or unrecognisable ones.
+The simulated raters see through judge-a (convolutional); judge-b (a transformer) never labels anything and audits every
+result. Both also recognise what is not a clean scene: no object or more than six, mixed or unrecognisable objects.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import nn
 
 from lib.world.scenes import BACKGROUNDS, COLOURS, OBJECTS
 
-COLOUR_CLASSES = (None, *COLOURS)  # None is an object's natural colours
+COLOUR_CLASSES = (None, *COLOURS)  # None: the object's natural colours
 HEADS = {
     "count": 8,  # none, one to six, more than six
     "colour": len(COLOUR_CLASSES) + 1,  # the last: mixed or none
@@ -20,7 +20,7 @@ HEADS = {
 
 
 class Residual(nn.Module):
-    """Two 3 x 3 convolutions with group normalisation around a skip."""
+    """Two 3 x 3 convolutions with group normalisation and a skip connection."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -32,7 +32,7 @@ class Residual(nn.Module):
 
 
 class ConvolutionalTrunk(nn.Module):
-    """float [image, 3, 64, 64] in [-1, 1] to [image, width, 8, 8]: residual blocks at 16 x 16 and 8 x 8 places."""
+    """float [image, 3, 64, 64] in [-1, 1] to [image, width, 8, 8]: residual blocks at resolutions 16 x 16 and 8 x 8."""
 
     def __init__(self, width: int = 96, blocks: int = 2):
         super().__init__()
@@ -48,7 +48,7 @@ class ConvolutionalTrunk(nn.Module):
 
 
 class TransformerTrunk(nn.Module):
-    """float [image, 3, 64, 64] in [-1, 1] to [image, width, 8, 8]: attention over 8 x 8 places."""
+    """float [image, 3, 64, 64] in [-1, 1] to [image, width, 8, 8]: attention over 8 x 8 positions."""
 
     def __init__(self, width: int = 128, blocks: int = 3):
         super().__init__()
@@ -67,7 +67,7 @@ class TransformerTrunk(nn.Module):
 
 
 def pooled(grid: torch.Tensor) -> torch.Tensor:
-    """Mean and maximum over places: float [image, channel, height, width] to [image, 2 x channel]."""
+    """Mean and maximum over positions: float [image, channel, height, width] to [image, 2 x channel]."""
     return torch.cat([grid.mean((2, 3)), grid.amax((2, 3))], 1)
 
 
@@ -88,9 +88,10 @@ class StridedTrunk(nn.Module):
 
 
 class Judge(nn.Module):
-    """Logits by head, dict of float [image, class], from float images [image, 3, 64, 64] in [-1, 1].
+    """Logits by head, a dict of float [image, class], for float images [image, 3, 64, 64] in [-1, 1].
 
-    Counts are counted: each place says how far it stands for one object, and the nearer their sum, the likelier a number.
+    Objects are counted by a sum: each position gives a number in (0, 1), the degree to which it stands for one object, and
+    the closer a count is to their sum, the more likely it is.
     """
 
     def __init__(self, kind: str):
@@ -101,7 +102,7 @@ class Judge(nn.Module):
         self.trunk = trunks[kind]()
         self.heads = nn.ModuleDict({name: nn.Linear(2 * self.trunk.width, n) for name, n in HEADS.items()})
         self.one_here = nn.Conv2d(self.trunk.width, 1, 1)
-        nn.init.constant_(self.one_here.bias, -3.0)  # three objects to begin with
+        nn.init.constant_(self.one_here.bias, -3.0)  # starts at about three objects
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         grid = self.trunk(x)
@@ -112,8 +113,8 @@ class Judge(nn.Module):
 
 
 class FeatureNet(nn.Module):
-    """64 features, float [image, 64], from a small network trained on attributes: for the Fréchet distance, unless given
-    another trunk: `StridedTrunk()` for votes on fidelity."""
+    """64 features, float [image, 64], of a small network trained to predict attributes. The default trunk is for the Fréchet
+    distance, `StridedTrunk()` for votes on fidelity."""
 
     def __init__(self, trunk: nn.Module | None = None):
         super().__init__()

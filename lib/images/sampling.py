@@ -1,4 +1,4 @@
-"""Prompts to images: a batched loop over the pipeline's own parts with a diffusers scheduler."""
+"""From prompts to images: a batched sampling loop over the pipeline's own parts, with a diffusers scheduler."""
 
 import functools
 import hashlib
@@ -25,18 +25,18 @@ if TYPE_CHECKING:  # diffusers takes seconds to import, and much of the study ne
 
 
 def start_noise(pipe: "StableDiffusionPipeline", seeds: Sequence[int]) -> torch.Tensor:
-    """Unit noise, float32 [image, channel, height, width]; on the CPU, and each image's from its own seed."""
+    """Unit Gaussian noise, float32 [image, channel, height, width], on the CPU; each image has its own seed."""
     config = pipe.unet.config
     shape = (config.in_channels, config.sample_size, config.sample_size)
     noise, g = torch.empty((len(seeds), *shape)), torch.Generator()
-    for image, seed in zip(noise, seeds, strict=True):  # 20 microseconds each: filled in place, and by one object
+    for image, seed in zip(noise, seeds, strict=True):  # 20 microseconds each: filled in place, by one generator
         image.normal_(generator=g.manual_seed(int(seed)))
     return noise
 
 
 @torch.no_grad()
 def encode_texts(pipe: "StableDiffusionPipeline", texts: Sequence[str], batch: int = 256) -> torch.Tensor:
-    """Text states [text, token, width] of the pipeline's encoder; each distinct text is encoded once."""
+    """Text states [text, token, width] from the pipeline's encoder; each distinct text is encoded once."""
     distinct = list(dict.fromkeys(texts))
     states = []
     for i in range(0, len(distinct), batch):
@@ -54,11 +54,11 @@ def sample(
     pipe: "StableDiffusionPipeline", prompts: Sequence[str], seeds: Sequence[int], spec: SamplerSpec = SamplerSpec(), *,
     batch: int | None = None, progress: str | None = None,
 ) -> np.ndarray:
-    """One image a prompt: uint8 [image, height, width, 3].
+    """One image per prompt: uint8 [image, height, width, 3].
 
-    Classifier-free guidance (Ho & Salimans 2022) with the pipeline's scheduler. An image depends on its prompt and seed
-    alone, to 1/255, not on batch size (64 on a CPU, or what suits the GPU) or order. `progress` names a progress bar.
-    Raises ValueError on no prompts or on unequal lengths.
+    Classifier-free guidance (Ho & Salimans 2022) with the pipeline's scheduler. To within 1/255 an image depends only on its
+    prompt and seed, not on order or batch size (by default 64 on a CPU, or what suits the GPU). `progress` names a progress
+    bar. Raises ValueError if there are no prompts or the lengths differ.
     """
     if not len(prompts):
         raise ValueError("no prompts: give at least one prompt to sample from")
@@ -79,11 +79,11 @@ def sample(
 def denoised(
     pipe: "StableDiffusionPipeline", noise: torch.Tensor, text: torch.Tensor, empty: torch.Tensor, spec: SamplerSpec
 ) -> torch.Tensor:
-    """Latents from unit noise, float32 [image, channel, height, width], under text states [image, token, width].
+    """Latents from unit noise, float32 [image, channel, height, width], conditioned on text states [image, token, width].
 
-    Guidance adds `guidance_scale - 1` times the gap between what the U-Net predicts with the prompt and without. After
-    `guided` steps the gap is the last one that was computed, in units of noise: a prediction of v holds the noise times the
-    square root of the signal's share, which grows from step to step.
+    Guidance adds `guidance_scale - 1` times the gap between the U-Net's predictions with and without the prompt. After
+    `guided` steps the last computed gap is reused, in units of noise: a v-prediction contains the noise times the square
+    root of the signal's share, which grows from step to step.
     """
     scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
     scheduler.set_timesteps(spec.steps, device=pipe.device)
@@ -108,7 +108,7 @@ def denoised(
 def decode(pipe: "StableDiffusionPipeline", latents: torch.Tensor) -> np.ndarray:
     """Latents [image, channel, height, width] to uint8 images [image, height, width, 3].
 
-    Raises ValueError when latents or pixels are not finite: as 8-bit values they would be a silent 0 or 255.
+    Raises ValueError if latents or pixels are not finite: in 8 bits they would silently become 0 or 255.
     """
     latents = finite("latents", latents).contiguous(memory_format=torch.channels_last)
     pixels = finite("decoded pixels", pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0])
@@ -132,9 +132,9 @@ def to_pixels(images: np.ndarray, device: torch.device | str = "cpu") -> torch.T
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images uint8 [image, height, width, 3] of one stream, with the prompt, the number and the digest of each.
+    """Images of one stream, uint8 [image, height, width, 3], with the prompt, number and digest of each.
 
-    People's labels point to an image by its digest, which is of its pixels; what is random about it depends on its name.
+    People's labels refer to an image by the digest of its pixels; what is random about it depends on its name.
     """
 
     pixels: np.ndarray
@@ -148,7 +148,7 @@ class ImageSet:
 
     @property
     def names(self) -> list[str]:
-        """What each image was drawn as: stream, prompt and number. Two generators draw images of the same names."""
+        """The name each image was drawn under: stream, prompt and number. Two generators share the same names."""
         return [name_of(self.stream, p, n) for p, n in zip(self.prompts, self.numbers, strict=True)]
 
     def part(self, rows: Sequence[int]) -> "ImageSet":
@@ -170,16 +170,16 @@ def sampled(
     stream: str,
     spec: SamplerSpec = SamplerSpec(),
 ) -> Artifact:
-    """The stage of images: one a prompt and number, kept in parts of 512 or a GPU's batch so that a killed run goes on.
+    """The stage of images, one per prompt and number, made in parts of 512 or a GPU's batch so that a killed run can resume.
 
-    `load` gives the pipeline, `generator` the digests of what it loads. The start noise depends on `stream`, prompt and
-    number alone: two generators on one stream start from the same noise.
+    `load` returns the pipeline, and `generator` gives the digests of what it loads. The initial noise depends only on
+    `stream`, prompt and number: two generators on one stream start from the same noise.
     """
     wanted = {"prompts": list(prompts), "numbers": [int(n) for n in numbers], "stream": stream, **asdict(spec)}
 
     def make(folder: Path) -> None:
         seeds = [seed_of(stream, p, n) for p, n in zip(prompts, numbers, strict=True)]
-        pipe = functools.cache(load)  # not loaded where all parts are there
+        pipe = functools.cache(load)  # not loaded if all parts exist already
 
         def part(here: slice) -> np.ndarray:
             name = f"{stream}: images {here.start}-{here.stop} of {len(seeds)}"
@@ -197,7 +197,7 @@ def sampled(
 
 
 def numbered_below(images: Artifact, limit: int) -> Artifact:
-    """The stage of those of some images whose number within their prompt is below `limit`: a part, not drawn again."""
+    """The stage of those images whose number within their prompt is below `limit`: selected, not drawn again."""
 
     def make(folder: Path) -> None:
         index = pd.read_parquet(images.path / "index.parquet")
@@ -209,7 +209,7 @@ def numbered_below(images: Artifact, limit: int) -> Artifact:
 
 
 def load_images(artifact: Artifact) -> ImageSet:
-    """The images that `sampled` made, or a part of them."""
+    """The images of a stage of `sampled` or `numbered_below`."""
     index = pd.read_parquet(artifact.path / "index.parquet")
     pixels = load_arrays(artifact.path / "images.safetensors")["pixels"]
     return ImageSet(pixels, index.stream[0], index.prompt.tolist(), index.number.tolist(), index.digest.tolist())

@@ -1,1 +1,1 @@
-"""What is learnt from feedback, a file a method."""
+"""Methods that learn from feedback, one file per method."""

@@ -1,4 +1,4 @@
-"""Ablations of the reward: every variant's accuracy on pairs and calibration, with its paired difference to the baseline."""
+"""Ablations of the reward: each variant's pairwise accuracy and calibration, and its paired difference from the baseline."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,15 +14,15 @@ from lib.images import embedding, models, sampling
 from lib.methods import reward
 
 BASELINE = "reward"
-CLIP = ("CLIP score", "CLIP score, matched longer")  # the first is calibrated to be as weak as with people
-KEPT = (BASELINE, *CLIP)  # rows of their own in the tables
+CLIP = ("CLIP score", "CLIP score, matched longer")  # the first is calibrated to be as weak as it is with people
+KEPT = (BASELINE, *CLIP)  # have their own rows in the tables
 
 
 # ---- variants -----------------------------------------------------------------------------------------------------
 
 
 def distinct(*groups: Iterable[str]) -> list[str]:
-    """The names of all groups in their order; raises ValueError on one that is used twice."""
+    """The names of all groups in order; raises ValueError on a name that is used twice."""
     names = [name for group in groups for name in group]
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         raise ValueError(f"the name {twice[0]!r} is used twice: give each variant a name of its own")
@@ -30,7 +30,7 @@ def distinct(*groups: Iterable[str]) -> list[str]:
 
 
 def changed(variant, base) -> dict:
-    """The fields in which a variant differs from the baseline, with the variant's values."""
+    """The fields in which a variant differs from the baseline, with its values."""
     return {k: x for k, x in asdict(variant).items() if x != asdict(base)[k]}
 
 
@@ -39,8 +39,8 @@ def joined(
 ) -> dict:
     """The specs of the baseline (as `reward`), of the variants of all groups, and of the controls, by name.
 
-    Raises ValueError on a name that is used twice or kept for another row, on a variant that is the baseline or another
-    variant again, on one that changes more than one field (controls may), and when one is gone that is `needed` later.
+    Raises ValueError on a name that is used twice or reserved for another row, on a variant that equals the baseline or
+    another variant, on one that changes more than one field (controls may), and if one that is `needed` later is missing.
     """
     found = {BASELINE: base}
     if kept := [name for name in distinct(*groups, controls) if name in KEPT]:
@@ -65,10 +65,10 @@ def joined(
 def with_labels(
     spec: reward.RewardSpec, count: int, labels: np.ndarray, prompts: Sequence[str]
 ) -> reward.RewardSpec:  # fmt: skip
-    """The spec that learns from about `count` of its labels: a prompt has a second one only where each has one.
+    """The spec that learns from about `count` of its labels: a prompt has a second one only if every prompt has one.
 
-    `labels` float [item] (NaN: none) and `prompts` [item] are what `spec` learns from; with all of them it stays as it is.
-    Raises ValueError on more labels than there are, or none.
+    `labels` float [item] (NaN: none) and `prompts` [item] are the training data of `spec`; with all labels it is unchanged.
+    Raises ValueError if `count` is 0 or exceeds the number of labels.
     """
     kept = ~np.isnan(labels)
     total, texts = int(kept.sum()), len(set(np.asarray(prompts)[kept]))
@@ -82,7 +82,7 @@ def with_labels(
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Labelled images that no reward was trained on, by item: prompts, labels (1 or 0), CLIP embeddings."""
+    """Labelled images that no reward was trained on: prompts, labels (1 or 0) and CLIP embeddings, by item."""
 
     prompts: np.ndarray
     labels: np.ndarray
@@ -94,12 +94,12 @@ class HeldOut:
         return np.stack([reward.score(network, self.image, self.text, spec) for network, spec in rewards])
 
     def clip_scores(self, turn: np.ndarray | None = None) -> np.ndarray:
-        """CLIP score in [-1, 1], as of one seed: float [1, item]; of texts after `turn` [dimension, dimension], if given."""
+        """CLIP score in [-1, 1], as if of one seed: float [1, item]; `turn` [dimension, dimension] first maps the texts."""
         return embedding.clip_score(self.image, self.text if turn is None else self.text @ turn)[None]
 
 
 def held_out(study) -> dict[str, HeldOut]:
-    """`seen`: held-out prompts about objects of the training labels; `unseen`: prompts about other objects. Skips leave."""
+    """`seen`: held-out prompts about objects in the training labels; `unseen`: prompts about other objects. No skips."""
     seen = np.where(study.validation, study.targets(study.labelled_images, study.labels), np.nan)
     unseen = study.targets(study.unseen_images, study.unseen_labels)
     out = {}
@@ -112,21 +112,21 @@ def held_out(study) -> dict[str, HeldOut]:
 
 
 def clip_rows(tested: HeldOut) -> dict[str, np.ndarray]:
-    """The scores of both `CLIP` baselines, in [-1, 1], float [1, item]."""
+    """The scores of the two `CLIP` baselines, in [-1, 1], float [1, item]."""
     return dict(zip(CLIP, (tested.clip_scores(), tested.clip_scores(models.matched_longer())), strict=True))
 
 
 def stronger_clip(scores: Mapping[str, np.ndarray], tested: HeldOut) -> str:
-    """Which of the `CLIP` baselines orders more of these pairs right (the first, if equal): verdicts are against that one.
+    """The `CLIP` baseline that orders more of these pairs correctly (the first, if equal): verdicts are against this one.
 
-    It is picked on the pairs that it is then tested on, which favours CLIP.
+    It is chosen on the same pairs that it is then tested on, which favours CLIP.
     """
     table = compared({method: scores[method] for method in CLIP}, tested, CLIP[0]).set_index("method")
     return str(table.value.idxmax())
 
 
 def pairs_right(scores: np.ndarray, labels: np.ndarray, prompts) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Share of pairs ordered right [seed, prompt], the prompts, and their numbers of pairs [prompt].
+    """Share of pairs ordered correctly [seed, prompt], the prompts, and their numbers of pairs [prompt].
 
     `scores` [seed, item]; a pair is a good and a bad image of one prompt.
     """
@@ -135,10 +135,10 @@ def pairs_right(scores: np.ndarray, labels: np.ndarray, prompts) -> tuple[np.nda
 
 
 def compared(scores: Mapping[str, np.ndarray], tested: HeldOut, baseline: str = BASELINE) -> pd.DataFrame:
-    """A row a method: `value`, the share of pairs ordered right, and `gain`, that minus the baseline's, with bounds.
+    """One row per method: `value`, the share of pairs ordered correctly, and `gain` over the baseline, with bounds.
 
-    `scores` [seed, item] by method; a method of one seed (CLIP score) is compared with every seed of
-    the other side. Intervals are 95 %, over prompts and seeds; those of gains resample both sides together.
+    `scores` [seed, item] by method; a method with one seed (CLIP score) is compared with every seed of the
+    other side. Intervals are 95 %, over prompts and seeds; those of gains resample both sides together.
     """
     if baseline not in scores:
         raise ValueError(f"no scores of the baseline {baseline!r}: there are {', '.join(scores)}")
@@ -154,7 +154,7 @@ def compared(scores: Mapping[str, np.ndarray], tested: HeldOut, baseline: str = 
 
 
 def verdict(low: float, high: float, words: Sequence[str] = ("better", "worse", "no difference shown")) -> str:
-    """What the interval of a difference says, in three words: above 0, below 0, or neither."""
+    """What the interval of a difference says, one of three `words`: for above 0, below 0, or neither."""
     finite("the interval", (low, high))
     return words[0] if low > 0 else words[1] if high < 0 else words[2]
 
@@ -163,10 +163,10 @@ def verdict(low: float, high: float, words: Sequence[str] = ("better", "worse", 
 
 
 def calibration_error(scores: np.ndarray, good: np.ndarray, bins: int = 10) -> float:
-    """Mean gap between predicted and found share of good images, in [0, 1], in bins of equal numbers (by score).
+    """Mean gap between predicted and observed share of good images, in [0, 1], over equally filled bins (by score).
 
-    `scores` in [0, 1] and `good` (1 or 0), [item] or [seed, item]; a mean over seeds. Expected calibration error, Naeini et
-    al. 2015, with quantile bins. It is above 0 by chance even for perfect scores: see `calibration_floor`.
+    `scores` in [0, 1] and `good` (1 or 0), [item] or [seed, item]; averaged over seeds. Expected calibration error, Naeini
+    et al. 2015, with quantile bins. By chance it is above 0 even for perfect scores: see `calibration_floor`.
     """
     scores, good = np.atleast_2d(finite("scores", scores)), np.atleast_2d(finite("labels", good))
     if scores.shape != good.shape or scores.shape[1] < bins:
@@ -177,7 +177,7 @@ def calibration_error(scores: np.ndarray, good: np.ndarray, bins: int = 10) -> f
 
 
 def calibration_floor(scores: np.ndarray, bins: int = 10, draws: int = 200, seed: int = 0) -> float:
-    """The error that scores [seed, item] would have on average if they were the true chances of a good label."""
+    """The average error of scores [seed, item] if they were the true probabilities of a good label."""
     rng = rng_of(seed)
     return float(np.mean([calibration_error(scores, rng.random(scores.shape) < scores, bins) for _ in range(draws)]))
 
@@ -185,9 +185,9 @@ def calibration_floor(scores: np.ndarray, bins: int = 10, draws: int = 200, seed
 def calibrated(
     scores: Mapping[str, np.ndarray], tested: HeldOut, bins: int = 10, draws: int = 200
 ) -> pd.DataFrame:
-    """A row a method: its calibration error with a 95 % interval over prompts and seeds, and its floor.
+    """One row per method: its calibration error with a 95 % interval over prompts and seeds, and its floor.
 
-    Resampling repeats images, which adds chance gaps: the interval leans upwards by up to the floor.
+    Resampling repeats images, which adds gaps by chance: the interval is biased upwards by up to the floor.
     """
     rows = []
     for method, s in scores.items():

@@ -1,6 +1,6 @@
-"""Adapting the generator to preferences: a LoRA taught with the best and the worst of a prompt's images by their score.
+"""Adapting the generator to preferences: a LoRA trained on a prompt's images of highest and lowest score.
 
-Wu et al. 2023, section 5. The worst images keep their prompt behind a prefix, which is the negative prompt at inference.
+Wu et al. 2023, section 5. The worst images keep their prompt, with a prefix that is the negative prompt at inference.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,11 +28,11 @@ if TYPE_CHECKING:  # diffusers takes seconds to import, and much of the study ne
     from diffusers import StableDiffusionPipeline
 
 PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]  # of all attention in the U-Net
-AT_LEAST = 4  # images a group
-FEWEST = 2  # prompts that are selected, whatever the threshold: an interval over prompts needs two
-USERS = 20  # of the user study
-VOTER, SELECTOR = "voter", "selector"  # users of the study, and users who choose rate and updates: nobody is both
-TESTED = ("no non-preferred", "another prefix", "coin choices")  # less these, the adapted model shows what its prefix does
+AT_LEAST = 4  # images per group
+FEWEST = 2  # prompts selected regardless of the threshold: an interval over prompts needs two
+USERS = 20  # in the user study
+VOTER, SELECTOR = "voter", "selector"  # users in the study, and users who choose rate and updates: no one is both
+TESTED = ("no non-preferred", "another prefix", "coin choices")  # arms against which the prefix shows its effect
 
 # Table 4: the base, and adapted with the negative prompt (HPS as a cosine); the user study's shares of prompts won and lost.
 PAPER_TABLE = {
@@ -44,18 +44,18 @@ PAPER_STUDY = {"win": 0.74, "lose": 0.22}
 
 @dataclass(frozen=True)
 class AdaptationSpec:
-    """One adapted model. Prefix, rank, size of a batch, AdamW's settings and clipping are the paper's; the rest is ours."""
+    """One adapted model. Prefix, rank, batch size, AdamW's settings and clipping are the paper's; the rest is ours."""
 
     rank: int = 32
-    threshold: float = 2.0  # a group's best is preferred when its softmax is above threshold / n, its worst likewise
+    threshold: float = 2.0  # a group's best image is preferred if its softmax exceeds threshold / n; likewise its worst
     prefix: str = PREFIX  # before the prompts of non-preferred images
-    swapped: bool = False  # a control: preferred and non-preferred images change places
-    updates: int | None = None  # None: those of the study's size
-    learning_rate: float = 1e-2  # at the start; the centre of what notebook 09 tries
+    swapped: bool = False  # a control: preferred and non-preferred images are swapped
+    updates: int | None = None  # None: as many as the study's size says
+    learning_rate: float = 1e-2  # at the start; the centre of the grid in notebook 09
     batch: tuple[int, int, int] = (18, 14, 8)  # preferred, non-preferred, real; 40 as in the paper, shares by users' votes
-    clip: float = 1.0  # largest norm of the gradient
+    clip: float = 1.0  # maximum gradient norm
     warmup: int = 20  # updates
-    seed: int = 0  # the run
+    seed: int = 0  # of the run
 
     def __post_init__(self):
         above, counted = "in (0, inf)", "at least 1"
@@ -69,7 +69,7 @@ class AdaptationSpec:
 
 
 def near_uniform(images: np.ndarray, spread: float = 10.0) -> np.ndarray:
-    """Whether the pixels of uint8 images [image, height, width, 3] hardly differ (8-bit units): bool [image]."""
+    """Whether uint8 images [image, height, width, 3] are nearly uniform, with `spread` in 8-bit units: bool [image]."""
     return finite("pixels", images).reshape(len(images), -1, 3).std(1).max(1) < spread
 
 
@@ -77,18 +77,19 @@ def select(
     scores: np.ndarray, prompts: Sequence[str], usable: np.ndarray, threshold: float = 2.0,
     budget: tuple[int, int] | None = None, fewest: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The preferred and the non-preferred images, int [image] each, at most one of each a prompt.
+    """The preferred and the non-preferred images, int [image] each, at most one of each per prompt.
 
-    With n `usable` images (at least 4) of a prompt, the one of highest score is preferred where softmax(scores) gives it
-    more than threshold / n, and that of the lowest is non-preferred where softmax(-scores) does. Where less than `fewest`
-    prompts pass, as at size smoke, so many of the surest are taken, and a line says so. `budget` numbers of images take the
-    place of the threshold: the prompts that are surest. Raises ValueError when none is left, or there are no `fewest`.
+    Of a prompt's n `usable` images (at least 4), the one with the highest score is preferred if softmax(scores) gives it
+    more than threshold / n, and the one with the lowest is non-preferred if softmax(-scores) does. If fewer than `fewest`
+    prompts pass, as at size smoke, the `fewest` with the clearest scores are taken, and a line says so. A `budget` (two
+    numbers of images) replaces the threshold: the prompts with the clearest scores are taken. Raises ValueError if no prompt
+    passes, or if fewer than `fewest` have enough images with different scores.
     """
     finite("scores", scores), finite("usable", usable)
     table = pd.DataFrame({"prompt": list(prompts), "row": np.arange(len(scores))})[np.asarray(usable, bool)]
     found: list[list[tuple[float, int]]] = [[], []]
     for _, rows in table.groupby("prompt", sort=False).row:
-        if len(rows) >= AT_LEAST and np.ptp(np.asarray(scores, float)[rows]) > 0:  # among equals none is the best
+        if len(rows) >= AT_LEAST and np.ptp(np.asarray(scores, float)[rows]) > 0:  # if all are equal, none is the best
             for sign, kept in zip((1, -1), found, strict=True):
                 given = sign * np.asarray(scores, float)[rows]
                 p = np.exp(given - given.max())
@@ -113,12 +114,12 @@ def select(
 
 
 def adapt(pipe: "StableDiffusionPipeline", streams: Sequence[Pairs], spec: AdaptationSpec, folder: Path) -> None:
-    """Tune a LoRA on all attention projections of `pipe.unet`; writes `pytorch_lora_weights.safetensors` under `folder`.
+    """Train a LoRA on all attention projections of `pipe.unet`; writes `pytorch_lora_weights.safetensors` under `folder`.
 
-    `streams` are preferred, non-preferred and real pairs, mixed as `spec.batch` says; the loss is the plain denoising loss.
-    The rate falls linearly to nothing, so that what the last updates happened to draw does not decide. What an update draws
-    from a stream depends on the seed and the update alone. Resumes from `folder/_partial`. Raises ValueError when the loss
-    stops being finite.
+    `streams` are preferred, non-preferred and real pairs, mixed according to `spec.batch`; the loss is the plain denoising
+    loss. The learning rate falls linearly to 0, so that the result does not hinge on the batches of the last updates. What
+    an update draws from a stream depends only on the seed and the update. Resumes from `folder/_partial`. Raises ValueError
+    if the loss stops being finite.
     """
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import LoraConfig, get_peft_model_state_dict
@@ -161,7 +162,7 @@ def adapted(
     load: Callable[[], "StableDiffusionPipeline"], streams: Callable[["StableDiffusionPipeline"], Sequence[Pairs]],
     spec: AdaptationSpec, inputs: Mapping[str, Artifact | str],
 ) -> Artifact:
-    """The stage of one LoRA. `inputs` are the digests of the base, of the streams' images and of what was selected."""
+    """The stage of one LoRA. `inputs` are the digests of the base, the streams' images and the selection."""
 
     def make(folder: Path) -> None:
         pipe = load()
@@ -174,10 +175,10 @@ def adapted(
 
 
 def differences(values: Mapping[str, Mapping[str, np.ndarray]], a: str, b: str, prompts: Sequence[str]) -> list[dict]:
-    """A row a measure: model `a` less model `b` on the same images, and that as a share of b's (`relative`; None where b's
-    mean is not surely above 0), with 95 % intervals over prompts and runs.
+    """One row per measure: model `a` minus model `b` on the same images, also relative to b (`relative`; None unless the
+    interval of b's mean is above 0), with 95 % intervals over prompts and runs.
 
-    `values` float [run, image], by model and measure; a model of one run meets each run of the other.
+    `values` float [run, image], by model and measure; a model with one run is compared with each run of the other.
     """
     rows = []
     for measure in values[a]:
@@ -198,15 +199,15 @@ def votes(
 ) -> np.ndarray:
     """Which of two images each simulated user prefers: bool [user, pair], True for the first.
 
-    `a`, `b` traits in their units, float [pair, trait]; `names` of both images, with their models: two models' images of one
-    start noise have one name. The images lie side by side in an order drawn for each user, so that taking one unseen is a
-    coin's toss. A vote depends on the user and the two images alone: swapping the sides swaps the votes. Every other user
-    votes for the first of two images that are liked exactly alike.
+    `a`, `b` are traits in their units, float [pair, trait]; `names` are both images' names, including their models, because
+    two models' images from the same initial noise share a name. Images are shown side by side in an order drawn for each
+    user, so that taking one unseen is a coin toss. A vote depends only on the user and the two images: swapping the sides
+    swaps the votes. If two images are liked exactly equally, every other user votes for the first.
     """
     gap = weights(users, taste) @ (finite("traits", a) - finite("traits", b)).T / taste.noise
     chance = (1 - taste.last) / (1 + np.exp(-gap)) + taste.last / 2
-    # One threshold, at the chance of the name that comes first: it moves as little as the chance does. To draw whether the
-    # vote goes to the image that is liked better would need no order, but turn over all votes on two that are liked alike.
+    # One threshold, at the probability of the name that sorts first, moves only as much as that probability. Drawing whether
+    # the better-liked image gets the vote would need no order, but could flip all votes on two images liked almost equally.
     pairs, turned = [name_of(*sorted(pair)) for pair in names], np.array([x > y for x, y in names])
     drawn = np.stack([uniforms(pairs, "study", user) for user in users])
     for_first = np.where(turned, drawn >= 1 - chance, drawn < chance)
@@ -214,15 +215,15 @@ def votes(
 
 
 def majorities(found: np.ndarray) -> np.ndarray:
-    """The outcome of each pair, int [..., pair]: 1 where more than half of the users [..., user, pair] prefer the first
-    image, -1 where more than half prefer the second, else 0."""
+    """The outcome of each pair, int [..., pair]: 1 if more than half of the users [..., user, pair] prefer the first image,
+    -1 if more than half prefer the second, else 0."""
     won = 2 * finite("votes", found).sum(-2)
     return np.sign(won - found.shape[-2]).astype(int)
 
 
 def mechanism(verdicts: Mapping[str, str], runs: int) -> str:
-    """What users' votes say of the paper's mechanism, by verdicts on the adapted model less each arm of TESTED: `better`,
-    `worse`, or anything else where the interval holds 0; from so many runs an arm."""
+    """What users' votes say about the paper's mechanism, in words, from verdicts on the adapted model against each arm of
+    TESTED (`better`, `worse`, or anything else if the interval contains 0) and the number of runs per arm."""
     without, *others = (verdicts[arm] for arm in TESTED)
     kept = "the paper's mechanism, that the negative prompt keeps away what was learnt under it,"
     first = {

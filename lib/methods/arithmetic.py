@@ -1,8 +1,9 @@
-"""What only the reward taught, as a direction in weight space: Ilharco et al. 2023, *Editing models with task arithmetic*.
+"""The reward direction: the reward's own contribution to the weights, by task arithmetic.
 
-Two trainings of the base on the same batches share what both were taught: to copy the base's own guided images, and the
-pre-training loss. Their difference is what only one was taught: for rewards less their mean, the covariance of reward and
-log-likelihood. Added to the base, it leaves out the rest.
+Ilharco et al. 2023, *Editing models with task arithmetic*. Two models fine-tuned from the base on the same batches share
+what both learn: to copy the base's own guided images, and the pre-training loss. The difference of their weights is what
+only one learns. With rewards minus their mean, it follows the covariance of reward and log-likelihood. Added to the base, it
+leaves out the rest.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,8 +23,8 @@ if TYPE_CHECKING:  # diffusers takes seconds to import, and much of the study ne
 def moved(
     base: Mapping[str, Tensor], plus: Mapping[str, Tensor], minus: Mapping[str, Tensor], strength: float
 ) -> dict[str, Tensor]:  # fmt: skip
-    """base + strength (plus - minus), by name, as float32 on the CPU. Raises ValueError on weights of other names or a
-    strength that is not finite."""
+    """base + strength (plus - minus), by name, as float32 on the CPU. Raises ValueError if the weights' names differ or the
+    strength is not finite."""
     finite("strength", strength)
     if not base.keys() == plus.keys() == minus.keys():
         odd = sorted((base.keys() ^ plus.keys()) | (base.keys() ^ minus.keys()))
@@ -35,9 +36,9 @@ def along(
     load: Callable[[], "StableDiffusionPipeline"], plus: tuple[Artifact, int], minus: tuple[Artifact, int], strength: float,
     base: str,
 ) -> tuple[Artifact, int]:  # fmt: skip
-    """The stage of the U-Net that `moved` makes of two tuned ones, (stage, updates), of as many updates; and the updates.
+    """The stage of the U-Net that `moved` makes from two tuned ones, each given as (stage, updates); and the updates.
 
-    `base` is the digest of the generator that `load` gives. Raises ValueError on other numbers of updates.
+    `base` is the digest of the generator that `load` returns. Raises ValueError if the numbers of updates differ.
     """
     (a, updates), (b, others) = plus, minus
     if updates != others:

@@ -1,7 +1,7 @@
-"""Choices by rules that were written before they were measured: the guidance scale of a model, and the settings of a grid.
+"""Rules, fixed before any measurement, that choose a model's guidance scale and the settings of a grid.
 
-What is chosen is good by the simulated panel, on prompts that no evaluation uses, within a budget of Fréchet distance on
-captions that serve for nothing else.
+They maximise the panel's good share on prompts that no evaluation uses, within a budget of Fréchet distance on captions that
+are used for nothing else.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,15 +10,15 @@ from lib.ground.checks import finite
 
 SWEPT = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # guidance scales of the base, in notebook 01
 COMPARED = (1.5, 2.0, 3.0, 4.0, 6.0)  # scales at which models are compared, in notebook 06
-BUDGET = 1.5  # the largest distance at which a model may be used, over the base's smallest
+BUDGET = 1.5  # the largest distance at which a model may be used, relative to the base's smallest
 STRENGTHS = (1.0, 2.0, 4.0, 8.0)  # of the reward direction: `lib.methods.arithmetic`
 
 
 def best_within(points: Sequence[Mapping], limit: float) -> Mapping:
-    """The point of the highest `good` share, in [0, 1], among those whose `frechet` distance is at most `limit`.
+    """The point with the highest `good` share, in [0, 1], among those whose `frechet` distance is at most `limit`.
 
-    Where none is, the point of the smallest distance, and a line says so; among equals, the first. Raises ValueError on no
-    points.
+    If there is none, the point with the smallest distance, and a line says so; of equal points, the first. Raises ValueError
+    if there are no points.
     """
     if not len(points):
         raise ValueError("no points: give at least one to choose from")
@@ -31,24 +31,25 @@ def best_within(points: Sequence[Mapping], limit: float) -> Mapping:
 
 
 def budget(base: Sequence[Mapping]) -> float:
-    """The largest distance at which a model may be used, from the base's points over the guidance scales."""
+    """The largest distance at which a model may be used, from the base's points at the guidance scales."""
     return BUDGET * min(p["frechet"] for p in base)
 
 
 def each_at_its_best(base: Sequence[Mapping], model: Sequence[Mapping]) -> tuple[Mapping, Mapping]:
     """The points of the base and of a model that are compared, both by `best_within` under one limit: the budget or, for a
-    model that is over it at every scale, that model's smallest distance, which the base may then have too."""
+    model that exceeds it at every scale, that model's smallest distance, which the base may then reach, too."""
     limit = max(budget(base), min(p["frechet"] for p in model))
     return best_within(base, limit), best_within(model, limit)
 
 
 def settled(rows: Sequence[Mapping], budget: float | None = None) -> Mapping:
-    """The row of a grid that is used. The first, its centre, stays unless another is ahead of it beyond its interval.
+    """The row of a grid that is used: the first (the grid's centre), unless another is ahead with an interval above 0.
 
-    A row has `gain`; `ahead_low`, the lower bound of its gain less the centre's; and `farther` with `farther_low`, its
-    distance over the base's, less 1. A row is over the budget where its distance is surely more than `budget` times the
-    base's; without a budget (None) distances are not asked for. Where the centre is over it, the best of the others takes
-    its place; where all are, the row of the smallest distance, and a line says so. Raises ValueError on no rows.
+    A row has `gain`; `ahead_low`, the lower bound of its gain minus the centre's; and `farther` with its lower bound
+    `farther_low`, its distance relative to the base's, minus 1. A row is over the budget if even this lower bound says that
+    its distance exceeds `budget` times the base's; without a budget (None) distances are not used. If the centre is over the
+    budget, the best of the others replaces it; if all are, the row with the smallest distance does, and a line says so.
+    Raises ValueError if there are no rows.
     """
     if not len(rows):
         raise ValueError("no rows: give at least one to choose from")

@@ -1,4 +1,4 @@
-"""Rewards trained together: those of one shape are one network, whose weights have an entry a reward.
+"""Training of rewards together: those of one shape form one network, with a weight dimension over rewards.
 
 Lee et al. 2023, section 3.2.
 """
@@ -21,14 +21,14 @@ from lib.methods.lessons import Lesson, Plan, lesson_of
 from lib.methods.reward import Reward, RewardSpec, prompt_classification_loss, scaled
 from lib.world.perturbed import all_perturbed
 
-# Never bfloat16, which moves r by 0.005 on average and is no faster here. Of two orders of summation in float32 one may
-# wake a rarely active unit earlier, and r moves by up to 0.01. One reward after the other sums in one order; several
-# together, on a GPU, are trained in float64, so that r does not depend on which they are.
+# Never bfloat16, which changes r by 0.005 on average and is no faster here. Even in float32, the order of summation may
+# decide when a rarely active unit wakes, which changes r by up to 0.01. Trained one at a time, rewards always sum in the
+# same order; several at once, on a GPU, are trained in float64, so that r does not depend on which ones they are.
 TOGETHER, DTYPE = (1, torch.float32) if DEVICE.type == "cpu" else (32, torch.float64)
 
 
 def shape_of(spec: RewardSpec) -> tuple:
-    """What rewards that are trained together have in common; labels, weights of losses, rates and updates may differ."""
+    """What rewards trained together must have in common; labels, loss weights, learning rates and updates may differ."""
     auxiliary = (spec.perturbed, spec.perturbed_form, spec.auxiliary_on) if spec.auxiliary_weight else None
     return spec.width, spec.product, spec.normalise, spec.batch, auxiliary
 
@@ -39,10 +39,10 @@ def shape_of(spec: RewardSpec) -> tuple:
 def train(
     image: np.ndarray, text: np.ndarray, pool: np.ndarray, lessons: Sequence[Lesson], dtype: torch.dtype = DTYPE
 ) -> list[Reward]:
-    """Minimise L_MSE + lambda L_pc of each lesson with AdamW and cosine decay; a reward a lesson, all of one shape.
+    """Minimise L_MSE + lambda L_pc for each lesson with AdamW and cosine decay; one reward per lesson, all of one shape.
 
-    `image`, `text` float [image, dimension]; `pool` [prompt, dimension], the perturbed prompts. Raises ValueError on
-    lessons of several shapes, on no good or no bad label, or when a loss stops being finite.
+    `image`, `text` float [image, dimension]; `pool` [prompt, dimension], the perturbed prompts. Raises ValueError if the
+    lessons have different shapes, if there is no good or no bad label, or if a loss stops being finite.
     """
     if len({shape_of(lesson.spec) for lesson in lessons}) != 1:
         raise ValueError("rewards of several shapes cannot be trained together")
@@ -51,7 +51,7 @@ def train(
     x, z, bank = (scaled(a, spec).to(DEVICE, dtype) for a in (image, text, pool))
     networks = [_first(lesson.spec, image.shape[1]).state_dict() for lesson in lessons]
     weights = {k: _stacked([n[k] for n in networks], dtype) for k in networks[0]}
-    own = [[w.detach()[k] for w in weights.values()] for k in range(len(lessons))]  # of each reward: views of its weights
+    own = [[w.detach()[k] for w in weights.values()] for k in range(len(lessons))]  # views of each reward's weights
     groups = [dict(params=w, weight_decay=lesson.spec.weight_decay) for w, lesson in zip(own, lessons, strict=True)]
     optimiser, losses = torch.optim.AdamW(groups, fused=True), []
     for update, some in enumerate(plan.some):
@@ -66,9 +66,9 @@ def train(
         for k, group in enumerate(optimiser.param_groups):
             group["lr"] = plan.rates[update][k]
             for w, gradient in zip(group["params"], gradients, strict=True):
-                w.grad = gradient[k].contiguous()  # the fused kernel takes no notice of strides
+                w.grad = gradient[k].contiguous()  # the fused kernel ignores strides
         optimiser.step()
-    _refuse_infinite(torch.stack(losses, 1), lessons)  # once: on a GPU to look at a loss is to wait for it
+    _refuse_infinite(torch.stack(losses, 1), lessons)  # once: on a GPU, reading a loss means waiting for it
     return [
         _reward({n: w.detach()[k].swapaxes(0, -1).float().contiguous() for n, w in weights.items()}, lesson.spec)
         for k, lesson in enumerate(lessons)
@@ -76,10 +76,10 @@ def train(
 
 
 def rewards_of(weights: Mapping[str, Tensor], image: Tensor, text: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
-    """r of images and their prompts [reward, item], and of the first of the images and other prompts [reward, some, prompt].
+    """r of images and their prompts [reward, item], and of the first images and other prompts [reward, some, prompt].
 
     `weights` [reward, in, out] by name; `image`, `text` [reward, item, dimension]; `others` [reward, some, prompt,
-    dimension]. As in `Reward.forward`.
+    dimension]. Computes the same as `Reward.forward`.
     """
     (items, dimension), (some, each) = image.shape[1:], others.shape[1:3]
     of_image, of_text, *of_product = weights["first.weight"].split(dimension, 1)
@@ -98,26 +98,26 @@ def rewards_of(weights: Mapping[str, Tensor], image: Tensor, text: Tensor, other
 
 
 def _first(spec: RewardSpec, dimension: int) -> Reward:
-    """The network that a seed starts from."""
+    """The initial network of a seed."""
     torch.manual_seed(torch_seed(spec.seed))
     return Reward(dimension, spec.width, spec.product)
 
 
 def _stacked(weights: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """Weights [out, in] as [reward, in, out], so that their gradients come out of products in the same order."""
+    """Weights [out, in] stacked as [reward, in, out], the layout in which matrix products give their gradients."""
     return torch.stack([w.swapaxes(0, -1).contiguous() for w in weights]).to(DEVICE, dtype).requires_grad_()
 
 
 def _reward(weights: Mapping[str, Tensor], spec: RewardSpec) -> Reward:
     dimension = weights["first.weight"].shape[1] // (3 if spec.product else 2)
-    with torch.device("meta"):  # no weights are drawn, only to be overwritten
+    with torch.device("meta"):  # avoids drawing weights only to overwrite them
         network = Reward(dimension, spec.width, spec.product)
     network.load_state_dict(weights, assign=True)
     return network.eval()
 
 
 def _refuse_infinite(losses: Tensor, lessons: Sequence[Lesson]) -> None:
-    """Raise ValueError on a loss [reward, update] that is not finite."""
+    """Raise ValueError if a loss [reward, update] is not finite."""
     if len(bad := (~losses.isfinite()).nonzero()):
         k, update = bad[0].tolist()
         epoch = update // lessons[k].updates_an_epoch
@@ -142,11 +142,11 @@ def trained(
     specs: Sequence[RewardSpec], image: np.ndarray, text: np.ndarray, prompts: Sequence[str], labels: np.ndarray,
     raters: np.ndarray, load: Callable, inputs: Mapping[str, Artifact | str],
 ) -> list[Reward]:
-    """The stages of rewards, one a spec: what each learns from `lesson_of` it. Where one is missing, it is trained
-    together with those of its shape, as many as the device takes, whether these are missing or not: so a run that was
-    killed ends as one that was not.
+    """The stages of rewards, one per spec, each trained on its `lesson_of`. A missing one is trained together with the
+    others of its shape, as many as the device takes, whether those are missing or not, so that a killed and restarted run
+    gives the same result as an uninterrupted one.
 
-    `inputs` are the digests of images, of labels with their raters, and, as `clip`, of the weights behind the embeddings.
+    `inputs` are the digests of the images, the labels with their raters, and (`clip`) the weights behind the embeddings.
     """
 
     def group_trained(group: Sequence[RewardSpec]) -> dict[RewardSpec, Reward]:

@@ -1,7 +1,7 @@
 """Fine-tuning by reward-weighted likelihood plus the pre-training loss. Lee et al. 2023, section 3.3.
 
-L = E_model[r(x, z) l(x | z)] + beta E_pre[l(x | z)], with l the denoising loss that stands for -log p. The whole U-Net is
-tuned, the text encoder is frozen.
+L = E_model[r(x, z) l(x | z)] + beta E_pre[l(x | z)], where l is the denoising loss, in place of -log p. The whole U-Net is
+tuned; the text encoder is frozen.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,20 +34,20 @@ SCHEDULES = ("falling", "constant")
 
 @dataclass(frozen=True)
 class FinetuneSpec:
-    """One arm. AdamW's settings are the paper's (appendix); rate, its schedule, beta, updates and the scale at which the
-    model's own images are drawn are chosen in notebook 05."""
+    """One arm. AdamW's settings are the paper's (appendix); learning rate, its schedule, beta, updates and the guidance
+    scale of the model's own images are chosen in notebook 05."""
 
     updates: int = 300
     learning_rate: float = 5e-4
-    schedule: str = "falling"  # of the rate after its warm-up: falling to nothing at the last update, or constant
+    schedule: str = "falling"  # of the learning rate after warm-up: falling to 0 at the end, or constant
     beta: float = 1.0
     drawn_at: float = SamplerSpec().guidance_scale  # guidance scale of the model's own images: for `study`, which draws them
     caption_dropout: float = CAPTION_DROPOUT
     batch: tuple[int, int] = (64, 32)  # model-generated, pre-training
-    average: float = 0.0  # decay of an exponential moving average of the weights; 0 for none
-    clip: float = 1.0  # largest norm of the gradient
+    average: float = 0.0  # decay of an exponential moving average of the weights; 0: none
+    clip: float = 1.0  # maximum gradient norm
     warmup: int = 20  # updates
-    keep: tuple[int, ...] = ()  # updates after which weights are kept besides the last
+    keep: tuple[int, ...] = ()  # updates after which weights are kept, besides the last
     use_model: bool = True  # False: the pre-training loss alone (a control)
     seed: int = 0
 
@@ -61,13 +61,13 @@ class FinetuneSpec:
             raise ValueError(f"unknown schedule {self.schedule!r}: one of {', '.join(SCHEDULES)}")
 
     def rate(self, update: int) -> float:
-        """AdamW's rate at an update, which is counted from 0."""
+        """AdamW's learning rate at an update, counted from 0."""
         falling = 1 - update / self.updates if self.schedule == "falling" else 1.0
         return self.learning_rate * falling * min(1.0, (update + 1) / max(1, self.warmup))
 
 
 def halved(spec: FinetuneSpec) -> FinetuneSpec:
-    """The same for half the updates: a trial, which is compared with trials alone."""
+    """The same with half the updates: a trial, which is compared only with other trials."""
     return replace(spec, updates=max(1, spec.updates // 2), keep=tuple(k // 2 for k in spec.keep))
 
 
@@ -75,8 +75,8 @@ WEIGHTINGS = ("raw", "constant", "random", "thresholded", "exponential")
 
 
 def threshold_of(reward: np.ndarray) -> float:
-    """One half, as a threshold of rewards; where none is above it, as at size smoke, the one above which the highest quarter
-    lies, and a line says so."""
+    """The threshold of rewards: one half or, if no reward is above it, as at size smoke, the value that the highest quarter
+    exceeds, and a line says so."""
     if reward.max() > 0.5:
         return 0.5
     threshold = float(np.nextafter(np.quantile(reward, 0.75), -np.inf, dtype=reward.dtype))
@@ -85,12 +85,11 @@ def threshold_of(reward: np.ndarray) -> float:
 
 
 def reweighted(reward: np.ndarray, how: str, seed: int = 0, threshold: float = 0.5) -> np.ndarray:
-    """Weights of the loss from rewards in [0, 1], float [item], all with the mean of the rewards, so that beta keeps its
-    meaning.
+    """Weights of the loss from rewards in [0, 1], float [item]; their mean is always that of the rewards, so that beta keeps
+    its meaning.
 
-    `raw` is the paper's; `constant` and `random` (the same rewards, given to images by lot) are controls;
-    `thresholded` keeps items above one half, or above another `threshold`, `exponential` is exp(4 r). Raises ValueError
-    when nothing would be kept.
+    `raw` is the paper's; `constant` and `random` (the same rewards, shuffled) are controls; `thresholded` keeps items above
+    one half, or above another `threshold`; `exponential` is exp(4 r). Raises ValueError if nothing would be kept.
     """
     finite("rewards", reward)
     if how == "raw":
@@ -116,8 +115,8 @@ def finetune(
 ) -> None:
     """Tune `pipe.unet` in place; writes `unet-<updates>.safetensors` (float16) under `folder`.
 
-    An update's batch and noise depend on the spec's seed and the update alone, so arms that differ in weights or beta see
-    the same. Resumes from `folder/_partial`. Raises ValueError when the loss stops being finite.
+    An update's batch and noise depend only on the spec's seed and the update, so arms that differ in weights or beta get the
+    same ones. Resumes from `folder/_partial`. Raises ValueError if the loss stops being finite.
     """
     if not (spec.use_model or spec.beta):
         raise ValueError("nothing to learn from: use_model is False and beta is 0")
@@ -126,7 +125,7 @@ def finetune(
     ema = {n: p.detach().clone() for n, p in unet.named_parameters()} if spec.average else {}
     partial = folder / "_partial" / "state.safetensors"
     for name in [f"unet-{n}.safetensors" for n in spec.keep if 0 < n <= checkpoint.numbers(partial).get("done", 0)]:
-        if (weights := kept(partial.parent / name)) is None:  # to be made again, and all after it
+        if (weights := kept(partial.parent / name)) is None:  # train this one again, and all after it
             partial.unlink(missing_ok=True)
             break
         (folder / name).write_bytes(weights)
@@ -156,7 +155,7 @@ def finetune(
             weights = ema or dict(unet.named_parameters())
             half = serialised({n: w.detach().half().cpu().contiguous() for n, w in weights.items()}, {"format": "pt"})
             (folder / f"unet-{update + 1}.safetensors").write_bytes(half)
-            if update + 1 < spec.updates:  # the stage sweeps its folder after a kill, but not this one
+            if update + 1 < spec.updates:  # after a kill the stage empties its folder, except `_partial`
                 keep(partial.parent / f"unet-{update + 1}.safetensors", half)
         if (update + 1) % EVERY == 0 and update + 1 < spec.updates:
             tell(f"update {update + 1} of {spec.updates}, loss {updates.check():.3f}")
@@ -165,7 +164,7 @@ def finetune(
 
 
 def ceiling(reward: np.ndarray, good: np.ndarray) -> float:
-    """E[r good] / E[r]: the good share that the reward's weighting leaves among the training images, in [0, 1]."""
+    """E[r good] / E[r], in [0, 1]: the good share among the training images when weighted by the reward."""
     if not finite("rewards", reward).sum() > 0:
         raise ValueError("the rewards sum to 0: no image has a weight")
     return float((reward * finite("labels", good)).sum() / reward.sum())

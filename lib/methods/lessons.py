@@ -1,4 +1,4 @@
-"""What rewards learn from, update by update.
+"""Training data of rewards, update by update.
 
 Lee et al. 2023, section 3.2.
 """
@@ -18,10 +18,10 @@ from lib.world.perturbed import draw_perturbed
 
 @dataclass(frozen=True)
 class Lesson:
-    """What one reward learns from.
+    """Training data of one reward.
 
-    `items` int [item]: rows of the images and their prompts; `labels` float in [0, 1] [item]; `others` int
-    [item, epoch x perturbed]: rows of the perturbed prompts, of which epoch e takes the e-th part. `spec` says the epochs.
+    `items` int [item]: indices of the images and their prompts; `labels` float [item], in [0, 1]; `others` int
+    [item, epoch x perturbed]: indices of the perturbed prompts, of which epoch e uses the e-th part. `spec` has the epochs.
     """
 
     spec: RewardSpec
@@ -31,15 +31,15 @@ class Lesson:
 
     @property
     def updates_an_epoch(self) -> int:
-        """The last one takes what is left."""
+        """Number of updates per epoch; the last one takes what is left."""
         return -(-len(self.labels) // self.spec.batch)
 
 
 def lesson_of(spec: RewardSpec, prompts: Sequence[str], labels: np.ndarray, raters: np.ndarray) -> Lesson:
-    """Those of the labels that are `taught`, with perturbed prompts.
+    """The labels selected by `taught`, with perturbed prompts.
 
-    A share of the labels is passed over more often, so that every variant gets the updates of `spec.epochs` passes over
-    all of them: fewer labels do not also mean less training.
+    With only a share of the labels there are more epochs, so that every variant gets as many updates as `spec.epochs` passes
+    over all labels: fewer labels do not also mean less training.
     """
     chosen = taught(labels, prompts, raters, spec)
     items = np.flatnonzero(~np.isnan(chosen))
@@ -53,20 +53,20 @@ def lesson_of(spec: RewardSpec, prompts: Sequence[str], labels: np.ndarray, rate
 
 @dataclass(frozen=True)
 class Plan:
-    """The updates of all rewards. Where one is done, or short of items, there is an item of weight 0."""
+    """The updates of all rewards, padded with items of weight 0 where a reward has finished or has too few items."""
 
-    rows: Tensor  # int [update, reward, item]: images; those that have the auxiliary loss come first
+    rows: Tensor  # int [update, reward, item]: images; those with the auxiliary loss come first
     labels: Tensor  # [update, reward, item]
     others: Tensor  # int [update, reward, some, prompt]: perturbed prompts of the first items
     of_label: Tensor  # [update, reward, item]: weight of the squared error, 1 / items
     of_prompt: Tensor  # [update, reward, item]: weight of prompt classification, lambda / items that have it
     temperature: Tensor  # [reward, 1, 1]
     rates: list[list[float]]  # [update, reward]
-    some: list[int]  # [update]: how many items have the auxiliary loss, of the reward where most do
+    some: list[int]  # [update]: number of items with the auxiliary loss, the maximum over rewards
 
     @classmethod
     def of(cls, lessons: Sequence[Lesson], dtype: torch.dtype) -> "Plan":
-        """The updates of some lessons, each drawn by its seed; numbers of `dtype`, on the device."""
+        """The updates for several lessons, each drawn by its own seed, in `dtype` and on the device."""
         found = [_updates(lesson, dtype) for lesson in lessons]
         last = max(len(f["rows"]) for f in found)
         of = {k: torch.stack([torch.cat([f[k], f[k].new_zeros(last - len(f[k]), *f[k].shape[1:])]) for f in found], 1)
@@ -83,16 +83,16 @@ def _updates(lesson: Lesson, dtype: torch.dtype) -> dict[str, Tensor]:
     if not ((y == 1).any() and (y == 0).any()):
         raise ValueError(f"need both good and bad labels, got {int((y == 1).sum())} good of {count}")
     order, each = torch.Generator().manual_seed(torch_seed(spec.seed)), lesson.updates_an_epoch
-    rows = torch.full((spec.epochs, each * spec.batch), count)  # what is beyond the last item is none
+    rows = torch.full((spec.epochs, each * spec.batch), count)  # index `count` means no item
     for epoch in rows:
         epoch[:count] = torch.randperm(count, generator=order)
     rows = rows.view(-1, spec.batch)
     has_auxiliary = (y == 1) | (spec.auxiliary_on == "all") if spec.auxiliary_weight else torch.zeros(count, dtype=bool)
-    place = torch.cat([1 - has_auxiliary.long(), torch.tensor([2])])  # in an update: with the auxiliary loss, without, none
+    place = torch.cat([1 - has_auxiliary.long(), torch.tensor([2])])  # order: with auxiliary loss, without, no item
     rows = rows.gather(1, place[rows].argsort(dim=1, stable=True))
     given, chosen, rows = rows < count, place[rows] == 0, rows.clamp(max=count - 1)
     update = torch.arange(len(rows))
-    others = torch.from_numpy(lesson.others[:, : spec.epochs * spec.perturbed])  # without an auxiliary loss there are none
+    others = torch.from_numpy(lesson.others[:, : spec.epochs * spec.perturbed])  # none if there is no auxiliary loss
     others = others.reshape(count, spec.epochs, others.shape[1] // spec.epochs)
     auxiliary = chosen.sum(1)
     return {

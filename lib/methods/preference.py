@@ -1,4 +1,4 @@
-"""Human Preference Score: CLIP with its last layers tuned on choices, so that the chosen image of a prompt scores highest.
+"""Human Preference Score: CLIP with its last layers tuned on choices, so that a prompt's chosen image scores highest.
 
 Wu et al. 2023, sections 3 and 4. HPS(image, text) = 100 x cosine of their embeddings.
 """
@@ -33,12 +33,12 @@ PAPER_PAIRS = {"CLIP score": 0.568, "HPS": 0.615, "people": 0.635}
 class PreferenceSpec:
     """How CLIP is tuned. Shares of layers and weight decay are the paper's; the rest is chosen here, for a small CLIP."""
 
-    image_share: float = 10 / 24  # of the image encoder's layers, the last ones
+    image_share: float = 10 / 24  # share of the image encoder's layers that is tuned, the last ones
     text_share: float = 6 / 12
-    scale: float = 10.0  # of cosines in the softmax, near mini-clip's own; CLIP's, and so the paper's, is 100
+    scale: float = 10.0  # of cosines in the softmax, close to mini-CLIP's own; CLIP's, and so the paper's, is 100
     choices: float = 1.0  # share of the training prompts that is used
     coin: bool = False  # a control: choices made by coin
-    epochs: int | None = None  # None: those of the study's size
+    epochs: int | None = None  # None: as many as the study's size says
     batch: int = 16  # prompts
     learning_rate: float = 3e-4
     weight_decay: float = 3.1e-3
@@ -56,9 +56,9 @@ class PreferenceSpec:
 
 
 def last_layers(clip: nn.Module, image_share: float = 10 / 24, text_share: float = 6 / 12) -> list[str]:
-    """Names of the parameters of open_clip's last layers: so large a share of each encoder, rounded, and all after them.
+    """Names of the parameters in the last layers of an open_clip model: this share of each encoder, rounded, and all after.
 
-    An image encoder's layers are blocks of a transformer, or the stages of a ResNet.
+    An image encoder's layers are the blocks of a transformer or the stages of a ResNet.
     """
     visual = clip.visual
     if hasattr(visual, "transformer"):
@@ -78,9 +78,9 @@ def last_layers(clip: nn.Module, image_share: float = 10 / 24, text_share: float
 
 
 def choice_loss(scores: Tensor, given: Tensor, counts: Tensor) -> Tensor:
-    """Cross-entropy (nats a choice) of the images that were chosen.
+    """Cross-entropy (nats per choice) of the chosen images.
 
-    `scores` float [group, image]: logits; `given` bool [group, image]: where there is one; `counts` [group, image]: how
+    `scores` float [group, image]: logits; `given` bool [group, image]: where there is an image; `counts` [group, image]: how
     many users chose it.
     """
     logp = scores.masked_fill(~given, -torch.inf).log_softmax(1).masked_fill(~given, 0)
@@ -104,8 +104,8 @@ def train_preference(
 ) -> nn.Module:
     """A copy of `clip` whose last layers are tuned with AdamW and cosine decay, so that scale x cosine predicts choices.
 
-    `pixels` uint8 [image, height, width, 3] and `prompts` by image; `rows`, `counts` int [group, image] as in `counted`.
-    Statistics of batch normalisation stay. Raises ValueError when the loss stops being finite.
+    `pixels` uint8 [image, height, width, 3] and `prompts` [image]; `rows`, `counts` int [group, image] as in `counted`.
+    Batch-normalisation statistics are frozen. Raises ValueError if the loss stops being finite.
     """
     clip = copy.deepcopy(clip).eval().to(memory_format=torch.channels_last)
     tuned = set(last_layers(clip, spec.image_share, spec.text_share))
@@ -141,7 +141,7 @@ def train_preference(
 
 
 def subset(prompts: Sequence[str], share: float, seed: int) -> np.ndarray:
-    """Which items [item] belong to a share of the prompts, drawn by the seed; smaller shares lie in larger ones."""
+    """Which items [item] belong to a share of the prompts, drawn by the seed; larger shares contain smaller ones."""
     if not 0 < share <= 1:
         raise ValueError(f"a share of prompts lies in (0, 1], got {share}")
     distinct = np.unique(prompts)
@@ -150,8 +150,8 @@ def subset(prompts: Sequence[str], share: float, seed: int) -> np.ndarray:
 
 
 def save_clip(clip: nn.Module, folder: Path, layout: Path) -> None:
-    """Write the weights (float16) in open_clip's layout, with configuration and tokenizer of the folder `layout`:
-    `open_clip.create_model_and_transforms("local-dir:" + folder)` loads it."""
+    """Write the weights (float16) in open_clip's layout, with the configuration and tokenizer in the folder `layout`;
+    `open_clip.create_model_and_transforms("local-dir:" + folder)` loads them."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in layout.glob("*.json"):
         if path.name != "card.json":
@@ -165,8 +165,8 @@ def tuned(
     load: Callable, layout: Path, pixels: Callable[[], np.ndarray], prompts: Sequence[str], rows: np.ndarray,
     chosen: np.ndarray, spec: PreferenceSpec, inputs: Mapping[str, Artifact | str],
 ) -> Artifact:
-    """The stage of one tuned CLIP, in open_clip's layout. `load` gives (model, preprocess, tokenizer), `pixels` the images;
-    `inputs` are the digests of the weights, the images and the choices."""
+    """The stage of one tuned CLIP, in open_clip's layout. `load` returns (model, preprocess, tokenizer), `pixels` the
+    images; `inputs` are the digests of the weights, the images and the choices."""
 
     def make(folder: Path) -> None:
         used = subset([prompts[i] for i in rows[:, 0]], spec.choices, spec.seed)
@@ -180,15 +180,15 @@ def tuned(
 
 
 def hps(image: np.ndarray, text: np.ndarray) -> np.ndarray:
-    """Human Preference Score in [-100, 100], float [image]: 100 x cosine of embeddings [image, dimension]."""
+    """Human Preference Score in [-100, 100], float [image]: 100 x cosine of the embeddings [image, dimension]."""
     return 100 * clip_score(image, text)
 
 
 def hits(scores: np.ndarray, rows: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Whether the chosen image of each group has the highest score, float [..., choice]; of k that tie, each has 1 / k.
+    """Whether the chosen image of each group has the highest score, float [..., choice]; if k images tie, each counts 1 / k.
 
     `scores` float [..., image], `rows` int [choice, image] with -1 for no image, `chosen` int [choice]. A constant score
-    sits at chance.
+    is at chance level.
     """
     given = np.where(rows >= 0, finite("scores", np.asarray(scores, float))[..., rows], -np.inf)
     best = given == given.max(-1, keepdims=True)
@@ -199,7 +199,7 @@ def hits(scores: np.ndarray, rows: np.ndarray, chosen: np.ndarray) -> np.ndarray
 def ridge(image: np.ndarray, ratings: np.ndarray, strength: float = 1e-3) -> np.ndarray:
     """Weights [dimension + 1] of a linear predictor of ratings [image] from unit embeddings [image, dimension].
 
-    Least squares with a penalty of `strength` a rating on all weights but the last, which is the constant.
+    Least squares with a penalty of `strength` per rating on all weights except the last, the intercept.
     """
     x = np.column_stack([unit(image), np.ones(len(image))]).astype(float)
     penalty = strength * len(x) * np.diag([1.0] * image.shape[1] + [0.0])
@@ -207,5 +207,5 @@ def ridge(image: np.ndarray, ratings: np.ndarray, strength: float = 1e-3) -> np.
 
 
 def aesthetic(image: np.ndarray, fitted: np.ndarray) -> np.ndarray:
-    """The rating, float [image], that `ridge`'s weights predict from embeddings [image, dimension], without the prompt."""
+    """The ratings, float [image], predicted from embeddings [image, dimension] by `ridge`'s weights, without the prompt."""
     return unit(image) @ finite("weights", fitted)[:-1] + fitted[-1]

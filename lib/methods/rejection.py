@@ -1,7 +1,7 @@
-"""Rejection sampling: draw more images of a prompt than are wanted, and keep those of the highest score.
+"""Rejection sampling: draw more images per prompt than are wanted, and keep those with the highest score.
 
-Lee et al. 2023, Figure 6 (16 drawn, 4 kept). The mean over all ways to draw n of the images at hand is exact, so that no
-single draw adds noise of its own.
+Lee et al. 2023, Figure 6 (16 drawn, 4 kept). The mean over all ways to draw n of the available images is computed exactly,
+without the noise of a single draw.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from lib.ground.checks import finite
 
 
 def by_prompt(prompts: Sequence[str], each: int | None = None) -> tuple[list[str], np.ndarray]:
-    """Distinct prompts in order of first appearance, and the images of each, int [prompt, image]: the first `each` of them.
+    """Distinct prompts in order of first appearance, and the images of each, int [prompt, image]: all, or the first `each`.
 
-    Raises ValueError when prompts differ in their number of images, or have fewer than `each`.
+    Raises ValueError if prompts differ in their number of images (without `each`) or have fewer than `each`.
     """
     rows: dict[str, list[int]] = {}
     for i, p in enumerate(prompts):
@@ -30,28 +30,28 @@ def by_prompt(prompts: Sequence[str], each: int | None = None) -> tuple[list[str
 
 
 def kept(scores: np.ndarray, keep: int = 4) -> np.ndarray:
-    """The places of the `keep` highest of each row of scores [prompt, image], best first: int [prompt, keep]."""
+    """Indices of the `keep` highest scores in each row of [prompt, image], best first: int [prompt, keep]."""
     if not 1 <= keep <= scores.shape[1]:
         raise ValueError(f"cannot keep {keep} of {scores.shape[1]} images")
     return np.argsort(-finite("scores", scores), axis=1, kind="stable")[:, :keep]
 
 
 def best_quarter(scores: np.ndarray, prompts: Sequence[str]) -> np.ndarray:
-    """1 for a quarter of each prompt's images, those of the highest score, and 0 for the others: float [image].
+    """1 for the quarter of each prompt's images with the highest score, and 0 for the others: float [image].
 
-    As 4 of 16. Where a quarter is no whole number, the last image that it takes counts in part, so that every prompt keeps
-    its share; of images that tie, the first counts as the best.
+    For example 4 of 16. If a quarter is not a whole number, the last image that it takes counts in part, so that every
+    prompt keeps its share; among tied images, the first counts as the best.
     """
     by_prompt = pd.Series(finite("scores", scores)).groupby(np.asarray(prompts))
-    better = by_prompt.rank(method="first", ascending=False) - 1  # images of the prompt
+    better = by_prompt.rank(method="first", ascending=False) - 1  # number of better images of the prompt
     return (by_prompt.transform("size") / 4 - better).clip(0, 1).to_numpy()
 
 
 def chosen_weights(total: int, drawn: int, keep: int = 1) -> np.ndarray:
-    """The chance, float [rank], times 1 / keep, that the image of each rank is kept; sums to 1.
+    """The probability that the image of each rank is kept, divided by `keep`: float [rank], summing to 1.
 
-    `drawn` of `total` images are drawn without replacement, and the `keep` of the best rank (0 first) are kept: the one of
-    rank i is, if it is drawn and fewer than `keep` of the i better ones are.
+    `drawn` of `total` images are drawn without replacement, and the best `keep` (rank 0 first) are kept: the image of rank i
+    is kept if it is drawn and fewer than `keep` of the i better ones are.
     """
     if not 1 <= keep <= drawn <= total:
         raise ValueError(f"want 1 <= keep <= drawn <= total, got {keep}, {drawn}, {total}")
@@ -62,10 +62,10 @@ def chosen_weights(total: int, drawn: int, keep: int = 1) -> np.ndarray:
 
 
 def best_of(scores: np.ndarray, quality: np.ndarray, drawn: int, keep: int = 1) -> np.ndarray:
-    """Expected quality, float [..., prompt], of the `keep` images of highest score among `drawn` at random.
+    """Expected quality, float [..., prompt], of the `keep` images with the highest scores among `drawn` at random.
 
-    `scores`, `quality` [..., prompt, image], broadcast. The mean is exact: over all subsets of that many images, and over
-    all orders of images whose scores tie.
+    `scores`, `quality` [..., prompt, image], broadcast. The mean is exact: over all subsets of `drawn` images, and over all
+    orders of tied images.
     """
     scores, quality = np.broadcast_arrays(np.asarray(scores, float), np.asarray(quality, float))
     finite("scores", scores), finite("quality", quality)
@@ -80,8 +80,8 @@ def best_of(scores: np.ndarray, quality: np.ndarray, drawn: int, keep: int = 1) 
 
 
 def divergence(drawn: int) -> float:
-    """How far the best of n is from the model that draws them: KL divergence, log n - (n - 1) / n nats.
+    """How far the best of n is from the model that draws the images: KL divergence, log n - (n - 1) / n nats.
 
-    Gao et al. 2023, Scaling laws for reward model overoptimization, equation 2; an upper bound where scores tie.
+    Gao et al. 2023, Scaling laws for reward model overoptimization, equation 2; an upper bound if scores tie.
     """
     return float(np.log(drawn) - (drawn - 1) / drawn)

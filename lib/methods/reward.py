@@ -25,19 +25,19 @@ class RewardSpec:
 
     auxiliary_weight: float = 0.5  # lambda
     temperature: float = 2.0  # T
-    perturbed: int = 5  # other prompts an image, N - 1
+    perturbed: int = 5  # perturbed prompts per image, N - 1
     perturbed_form: str = "printed"  # one of `perturbed.FORMS`
-    auxiliary_on: str = "good"  # items that have the auxiliary loss: good (the text) or all (Algorithm 1 as printed)
-    normalise: bool = True  # embeddings to unit length
-    product: bool = False  # the network also sees the product of the embeddings, entry by entry (not in the paper)
+    auxiliary_on: str = "good"  # items with the auxiliary loss: good (as in the text) or all (Algorithm 1 as printed)
+    normalise: bool = True  # whether to normalise embeddings
+    product: bool = False  # the network also sees the element-wise product of the embeddings (not in the paper)
     width: int = 1024
     labels: float = 1.0  # share of each prompt's labels that is used
     prompts: float = 1.0  # share of the prompts that is used, with all their labels
-    labellers: int | None = None  # 1: only what the first one said; None: what all said
-    flipped: float = 0.0  # share of labels turned into their opposite
+    labellers: int | None = None  # 1: only the first one's labels; None: all
+    flipped: float = 0.0  # share of labels that is flipped
     skips: str = "drop"  # or half: a skipped image has the label 0.5
     shuffle_labels: bool = False  # a control
-    epochs: int | None = None  # None: those of the study's size
+    epochs: int | None = None  # None: as many as the study's size says
     batch: int = 256
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
@@ -54,9 +54,9 @@ class RewardSpec:
 
 
 class Reward(nn.Module):
-    """r(x, z) in [0, 1]: two hidden layers of `width` with ReLU on image and prompt embeddings, then a sigmoid.
+    """r(x, z) in [0, 1]: two ReLU layers of `width` on the image and prompt embeddings, then a sigmoid.
 
-    With `product` also on their product, entry by entry: a match of the two is then a sum and need not be learnt.
+    With `product` also on their element-wise product, whose sum already measures how well the two match.
     """
 
     def __init__(self, dimension: int = 128, width: int = 1024, product: bool = False):
@@ -65,9 +65,9 @@ class Reward(nn.Module):
         self.second, self.last = nn.Linear(width, width), nn.Linear(width, 1)
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
-        """[..., dimension] twice to [...]; an image [pair, 1, dimension] meets all of its prompts [pair, prompt, dimension].
+        """[..., dimension] twice to [...]; an image [pair, 1, dimension] takes all its prompts [pair, prompt, dimension].
 
-        The first layer takes the embeddings end to end; what it makes of each is computed once and added.
+        The first layer acts on the concatenated embeddings; the contribution of each is computed once, then added.
         """
         of_image, of_text, *of_product = self.first.weight.split(image.shape[-1], 1)
         hidden = F.linear(image, of_image, self.first.bias) + F.linear(text, of_text)
@@ -78,7 +78,7 @@ class Reward(nn.Module):
 
 
 def prompt_classification_loss(rewards: Tensor, temperature: float | Tensor = 2.0) -> Tensor:
-    """Cross-entropy (nats an image) of telling each image's own prompt from perturbed ones, [..., image].
+    """Cross-entropy (nats per image) of classifying each image's own prompt against perturbed ones, [..., image].
 
     `rewards` [..., image, prompt] in [0, 1]; the first prompt is the image's own. Lee et al. 2023, section 3.2 (L_pc).
     """
@@ -86,11 +86,11 @@ def prompt_classification_loss(rewards: Tensor, temperature: float | Tensor = 2.
 
 
 def taught(labels: np.ndarray, prompts: Sequence[str], raters: np.ndarray, spec: RewardSpec) -> np.ndarray:
-    """The labels that a reward of this spec and seed learns from, float [item]; NaN: the item is not used.
+    """The labels from which a reward of this spec and seed learns, float [item]; NaN: the item is not used.
 
-    `labels` [item] 1 good, 0 bad, 0.5 skipped or NaN held out; `raters` [item] the number, 0, 1, …, of the labeller.
-    Of a share `spec.labels` or `spec.prompts`, which ones is drawn by the seed; smaller shares lie in larger ones, and
-    each prompt keeps a label, each category a prompt. Labels are shuffled or flipped last and stay as many.
+    `labels` [item]: 1 good, 0 bad, 0.5 skipped, NaN held out; `raters` [item]: the number, 0, 1, …, of the labeller. The
+    seed draws which share `spec.labels` or `spec.prompts` is used; larger shares contain smaller ones, and each prompt keeps
+    a label, each category a prompt. Labels are shuffled or flipped last, which leaves their number unchanged.
     """
     labels, texts = finite("labels", np.asarray(labels, float), missing=True).copy(), np.asarray(prompts)
     rng = rng_of(spec.seed, 23)
@@ -112,9 +112,9 @@ def taught(labels: np.ndarray, prompts: Sequence[str], raters: np.ndarray, spec:
 
 
 def _spread(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Places in [0, 1) that spread each group evenly and at random, its first at 0.
+    """Random positions in [0, 1), evenly spread within each group, one of them at 0.
 
-    Those below q are about a share q of every group, and at least one of each.
+    Positions below q make up about a share q of every group, and at least one of each.
     """
     order = np.lexsort((rng.random(len(groups)), groups))
     _, start, member, size = np.unique(groups[order], return_index=True, return_inverse=True, return_counts=True)
@@ -125,7 +125,7 @@ def _spread(groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def scaled(embeddings: np.ndarray, spec: RewardSpec) -> Tensor:
-    """Embeddings [item, dimension] as the network takes them; with `normalise` of length sqrt(dimension)."""
+    """Embeddings [item, dimension] as the network's input; with `normalise`, scaled to length sqrt(dimension)."""
     if spec.normalise:
         embeddings = unit(embeddings) * embeddings.shape[1] ** 0.5
     return torch.from_numpy(finite("embeddings", embeddings)).float()
@@ -133,8 +133,8 @@ def scaled(embeddings: np.ndarray, spec: RewardSpec) -> Tensor:
 
 @torch.no_grad()
 def score(network: Reward, image: np.ndarray, text: np.ndarray, spec: RewardSpec, batch: int = 8_192) -> np.ndarray:
-    """r in [0, 1], float32 [item], where the network is."""
-    for name, weights in network.named_parameters():  # the sigmoid of an infinite sum is 0 or 1
+    """r in [0, 1], float32 [item], computed on the network's device."""
+    for name, weights in network.named_parameters():  # a sigmoid would turn infinity into 0 or 1
         finite(f"the reward's {name}", weights)
     x, z = (scaled(a, spec).to(weights.device).split(batch) for a in (image, text))
     return finite("r", torch.cat([network(*part) for part in zip(x, z, strict=True)]).cpu().numpy())

@@ -1,8 +1,8 @@
-"""Updates of training as one function of fixed tensors: replayed as a CUDA graph on a GPU, called as it is elsewhere.
+"""Training updates as one function of fixed tensors: replayed as a CUDA graph on a GPU, called directly elsewhere.
 
-Networks as small as the study's keep a GPU waiting for launches of small kernels: fine-tuning made 12 updates a second of
-256 + 256 images on an H100, 63 when a whole update (forward and backward pass, clipping, AdamW, moving average) was
-captured once and replayed. Nothing waits for the GPU between two looks at the loss.
+With networks as small as the study's, a GPU mostly waits for small kernels to be launched: with 256 + 256 images,
+fine-tuning made 12 updates per second on an H100, but 63 when a whole update (forward and backward pass, clipping, AdamW,
+moving average) was captured once and replayed. The CPU waits for the GPU only to check the loss.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,26 +13,26 @@ from torch import Tensor, nn
 from lib.ground.precision import DEVICE
 
 EVERY = 50 if DEVICE.type == "cpu" else 1_000  # updates between checkpoints: about half a minute
-LOOK = 50  # replayed updates between looks at whether the losses were finite: each look waits for the GPU
-MOST_GRAPHS = 4  # batches of further shapes are not captured, but calculated as they come
+LOOK = 50  # replayed updates between checks that the losses were finite: each check waits for the GPU
+MOST_GRAPHS = 4  # shapes of batches that are captured; batches of further shapes are run directly
 
 Replay = Callable[[], None]
 
 
 def adamw(parameters: Iterable[nn.Parameter], rate: float, weight_decay: float = 1e-2) -> torch.optim.AdamW:
-    """AdamW with PyTorch's betas (0.9, 0.999) and eps (1e-8); on a GPU as one kernel that keeps its counts there."""
+    """AdamW with PyTorch's betas (0.9, 0.999) and eps (1e-8); on a GPU fused, with its step counts there."""
     on_gpu = DEVICE.type == "cuda"
     return torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay, fused=on_gpu or None, capturable=on_gpu)
 
 
 def sent(x: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device; from the CPU to a GPU the copy is only asked for, and the CPU goes on."""
+    """The tensor on a device; copies from the CPU to a GPU are asynchronous."""
     pinned = x.device.type == "cpu" and device.type == "cuda"
     return (x.pin_memory() if pinned else x).to(device, non_blocking=pinned)
 
 
 def cuda_graph(body: Callable[[], None]) -> Replay:
-    """What `body` launches on the GPU, as one CUDA graph. `body` runs three times first, as PyTorch asks."""
+    """What `body` launches on the GPU, as one CUDA graph. `body` first runs three times, as PyTorch requires."""
     here, side = torch.cuda.current_stream(), torch.cuda.Stream()
     side.wait_stream(here)
     with torch.cuda.stream(side):
@@ -46,12 +46,12 @@ def cuda_graph(body: Callable[[], None]) -> Replay:
 
 
 class Updates:
-    """Updates of a module by an optimiser, each a call with one batch of tensors, from which `loss` makes a number.
+    """Updates of a module by an optimiser: each is one call with a batch of tensors, which `loss` maps to a number.
 
-    `loss` may depend on the batch and the module alone and may not wait for the GPU; `before_step` works on the gradients,
-    such as clipping them. `averages` are moving averages by names of the module's state, changed in place. `what` names the
-    run in errors, `done` counts the updates of an earlier part of it. `capture` makes a replay of a function, None calls it.
-    Load checkpoints before: the tensors stay the same ones from here on.
+    `loss` may depend only on the batch and the module, and must not wait for the GPU; `before_step` acts on the gradients,
+    for instance to clip them. `averages` are moving averages by names in the module's state, changed in place. `what` names
+    the run in errors; `done` is the number of updates already made in an earlier part of it. `capture` turns a function into
+    a replay; with None it is called directly. Load checkpoints first: from here on the tensors stay the same objects.
     """
 
     def __init__(
@@ -64,18 +64,18 @@ class Updates:
         self.device = next(module.parameters()).device
         self.done, self.count = done, torch.tensor(done, device=self.device)
         self.last = torch.zeros((), device=self.device)  # the loss of the last update
-        self.failed = torch.tensor([-1.0, 0.0], dtype=torch.float64, device=self.device)  # first update not finite, its loss
+        self.failed = torch.tensor([-1.0, 0.0], dtype=torch.float64, device=self.device)  # first non-finite update, its loss
         self.graphs: dict[tuple, tuple[list[Tensor], Replay]] = {}
         self.share: float | Tensor = 0.0
-        if capture:  # what changes from update to update must be in tensors
+        if capture:  # values that change between updates must be in tensors
             self.share = torch.zeros((), device=self.device)
             for group in optimiser.param_groups:
                 group["lr"] = torch.tensor(group["lr"], device=self.device)
 
     def __call__(self, batch: Sequence[Tensor], rates: Sequence[float], share: float = 0.0) -> None:
-        """One update at the learning rates `rates` of the optimiser's groups; averages move by `share` to the new weights.
+        """One update with learning rates `rates` of the optimiser's groups; averages move by `share` to the new weights.
 
-        Raises ValueError when a loss was not finite: at once, or of replayed updates in the next `check`.
+        Raises ValueError if a loss was not finite: at once, or for replayed updates in the next `check`.
         """
         for group, rate in zip(self.optimiser.param_groups, rates, strict=True):
             group["lr"] = written(group["lr"], rate)
@@ -93,7 +93,7 @@ class Updates:
             self.check()
 
     def check(self) -> float:
-        """The loss of the last update; raises ValueError when that of any update was not finite. Waits for the GPU."""
+        """The loss of the last update; raises ValueError if the loss of any update was not finite. Waits for the GPU."""
         update, loss = self.failed.tolist()
         if update >= 0:
             raise ValueError(f"the {self.what} loss is {loss} at update {update:.0f}: lower the learning rate")
@@ -113,7 +113,7 @@ class Updates:
             self.count += 1
 
     def _graph(self, batch: list[Tensor]) -> tuple[list[Tensor], Replay | None]:
-        """Tensors to hold a batch of this shape, and the update of them; None in place of the update without a graph."""
+        """Tensors that hold a batch of this shape, and the update on them (None: no graph)."""
         shape = tuple((x.shape, x.stride(), x.dtype) for x in batch)
         if shape not in self.graphs and len(self.graphs) < MOST_GRAPHS:
             held, before = [x.clone() for x in batch], self._saved()
@@ -126,7 +126,7 @@ class Updates:
         return self.graphs.get(shape, (batch, None)) if self.capture else (batch, None)
 
     def _changing(self) -> dict:
-        """All that an update changes, by where it is."""
+        """All tensors that an update changes, by location."""
         inner = {(id(p), k): v for p, state in self.optimiser.state.items() for k, v in state.items()}
         return inner | self.state | {("mean", k): v for k, v in self.averages.items()} | {
             "last loss": self.last, "failed update": self.failed, "updates done": self.count}  # fmt: skip
@@ -136,18 +136,18 @@ class Updates:
 
     @torch.no_grad()
     def _restore(self, before: dict) -> None:
-        """Undo the updates since `before`; an optimiser's state begins as zeros."""
+        """Undo the updates since `before`; new optimiser state is set to zeros, its initial value."""
         for place, x in self._changing().items():
             x.copy_(before[place]) if place in before else x.zero_()
 
 
 def written(place: float | Tensor, value: float) -> float | Tensor:
-    """The value, in the tensor where there is one, so that a graph finds it."""
+    """The value, written into the tensor if `place` is one, so that a graph finds it."""
     return place.fill_(value) if isinstance(place, Tensor) else value
 
 
 def move(pairs: Sequence[tuple[Tensor, Tensor]], share: float | Tensor) -> None:
-    """Move the first of each pair of tensors by `share`, in [0, 1], to the second, in place; whole numbers are copied."""
+    """Move the first tensor of each pair by `share`, in [0, 1], towards the second, in place; integer tensors are copied."""
     means, targets = ([pair[i] for pair in pairs if pair[0].is_floating_point()] for i in (0, 1))
     if means and not isinstance(share, Tensor):
         torch._foreach_lerp_(means, targets, share)

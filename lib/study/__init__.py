@@ -1,1 +1,1 @@
-"""The stages of both papers, which notebooks ask for by name."""
+"""The stages of both papers' studies, which notebooks request by name."""

@@ -1,4 +1,4 @@
-"""Several stages at once, one process a core: two threads on networks as small as these are hardly faster than one."""
+"""Several stages at once, one process per core: on networks this small, two threads are hardly faster than one."""
 
 import functools
 import os
@@ -15,11 +15,11 @@ from lib.ground.precision import DEVICE
 
 
 def make(study, wanted: Sequence[tuple], least: int = 2) -> None:
-    """Make stages of a study and leave them in the cache, where the study then finds them.
+    """Make stages of a study in parallel and leave them in the cache, where the study then finds them.
 
-    `wanted` are (name, *arguments) of its methods and properties; none may need another of them, and one wanted twice is
-    made once. With a GPU or a single core nothing is done ahead, nor where fewer than `least` stages are missing: the study
-    makes each when asked. An error in one is raised here.
+    `wanted` are (name, *arguments) of its methods and properties; none may depend on another of them, and duplicates are
+    made once. With a GPU or a single core, or if fewer than `least` stages are missing, nothing is done: the study makes
+    each stage when asked for it. An error in a stage is raised here.
     """
     if DEVICE.type != "cpu" or min(cores(), len(wanted)) < 2:
         return
@@ -29,7 +29,7 @@ def make(study, wanted: Sequence[tuple], least: int = 2) -> None:
     try:
         for done in as_completed([_pool().submit(_one, type(study), study.name, *w) for w in wanted]):
             done.result()
-    except BaseException:  # what waits is not begun; a pool that lost a process would refuse all that comes
+    except BaseException:  # cancel what waits; a pool that has lost a process would refuse all further work
         _pool().shutdown(cancel_futures=True)
         _pool.cache_clear()
         raise
@@ -42,13 +42,13 @@ def cores() -> int:
 
 @functools.cache
 def _pool() -> ProcessPoolExecutor:
-    """Processes of one thread, kept as long as this one: each takes seconds to import what stages need."""
+    """Single-threaded processes, kept as long as this one: each takes seconds to import what stages need."""
     return ProcessPoolExecutor(cores(), get_context("spawn"), _begin)
 
 
 def _begin() -> None:
-    """In a process of the pool: one thread for the work, and one that ends the process when its parent was killed, for which
-    it would else wait forever, with all its memory. An interrupt, which a terminal sends to all, ends it without a word."""
+    """Set up a process of the pool: one thread for the work, and one that ends the process if its parent is killed;
+    otherwise it would wait forever and hold its memory. An interrupt (a terminal sends it to all) ends it silently."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(1))
     torch.set_num_threads(1)
     Thread(target=_end_with_parent, daemon=True).start()

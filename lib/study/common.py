@@ -1,6 +1,6 @@
-"""What both papers' studies stand on: the models of one size, the base's images, and what judges and CLIP make of images.
+"""The basis of both papers' studies: the models of one size, the base's images, and what judges and CLIP say of images.
 
-Every stage is kept under what made it. Nothing is computed before it is asked for; asked for again, it comes from the cache.
+Every stage is stored under a key of what made it. Stages are computed only when requested, and later come from the cache.
 """
 
 from collections.abc import Callable
@@ -27,9 +27,9 @@ class Study:
         self.name, self.size = size, size_named(size)
 
     def ahead(self, *wanted: tuple) -> None:
-        """Make several stages at once, given as (name, *arguments) of this class, before they are asked for.
+        """Make several stages at once, given as (name, *arguments) of this class, before they are requested.
 
-        At size `smoke` only where many are missing: starting processes takes longer than a few of its stages.
+        At size `smoke` only if many are missing: starting processes takes longer than a few of its stages.
         """
         ahead.make(self, wanted, 6 if self.name == "smoke" else 2)
 
@@ -48,7 +48,7 @@ class Study:
         return lambda: models.load_generator("mini", unet)
 
     def model(self, unet: tuple[Artifact, int] | None = None) -> tuple[Callable, dict[str, Artifact | str]]:
-        """A function that loads the base, or with it a fine-tuned U-Net after so many updates; and what it is made of."""
+        """A function that loads the base, or the base with a U-Net fine-tuned for some updates; and the model's inputs."""
         if unet is None:
             return self.generator(), {"base": self.base_digest}
         artifact, updates = unet
@@ -61,7 +61,7 @@ class Study:
         self, texts: list[str], numbers: list[int], stream: str, unet: tuple[Artifact, int] | None = None,
         spec: SamplerSpec = SamplerSpec(),
     ) -> Artifact:  # fmt: skip
-        """Images of the base, or of a U-Net after so many updates; one start noise a prompt, number and stream."""
+        """Images of the base, or of a U-Net (stage, updates); one initial noise per prompt, number and stream."""
         load, made_of = self.model(unet)
         return sampling.sampled(load, made_of, texts, numbers, stream, spec)
 
@@ -71,14 +71,14 @@ class Study:
 
     @cached_property
     def labelled_images(self) -> Artifact:
-        """The images that people label, by the grid of the size."""
+        """The images to be labelled, on the size's grid of prompts."""
         texts = prompts.grid(counts=self.size.prompts)
         by_category = dict(zip(prompts.CATEGORIES, self.size.images, strict=True))
         return self.sample(*self._grid(texts, [by_category[prompts.parse(p).category] for p in texts]), "labelled")
 
     @cached_property
     def unlabelled_images(self) -> Artifact:
-        """More images of the same prompts, which only the reward judges."""
+        """More images of the same prompts, scored by the reward alone."""
         texts = prompts.grid(counts=self.size.prompts)
         rng = rng_of(16)
         drawn = sorted(rng.integers(len(texts), size=self.size.unlabelled).tolist())
@@ -87,7 +87,7 @@ class Study:
     def evaluation_images(
         self, unet: tuple[Artifact, int] | None = None, each: int | None = None, spec: SamplerSpec = SamplerSpec()
     ) -> Artifact:  # fmt: skip
-        """Images of the 120 evaluation prompts, `each` or as many as the size says; the same start noise for every model."""
+        """Images of the 120 evaluation prompts, `each` or as the size says per prompt; the same noise for every model."""
         texts = prompts.evaluation_prompts()[:: self.size.evaluation_stride]
         grid = self._grid(texts, [each or self.size.evaluation_images] * len(texts))
         return self.sample(*grid, "evaluation", unet, spec)
@@ -102,8 +102,8 @@ class Study:
     def few_images(
         self, kind: str, unet: tuple[Artifact, int] | None = None, whole: bool = True, spec: SamplerSpec = SamplerSpec()
     ) -> Artifact:  # fmt: skip
-        """Of a model's images of the `evaluation` prompts or of held-out web captions (`fidelity`), as many as an adapted
-        model draws: a part of the `whole` set, where a notebook asks for that too, or drawn alone."""
+        """As many of a model's images as an adapted model draws, of the `evaluation` prompts or of held-out web captions
+        (`fidelity`): part of the `whole` set, if a notebook requests that, too, or drawn on their own."""
         few = self.size.adapted_images if kind == "evaluation" else self.size.adapted_captions
         if whole:
             images = self.evaluation_images(unet, None, spec) if kind == "evaluation" else self.fidelity_images(unet, spec)
@@ -112,10 +112,10 @@ class Study:
             return self.evaluation_images(unet, few, spec)
         return self.sample(self.web_captions(self.size.fidelity_captions, 2)[:few], list(range(few)), kind, unet, spec)
 
-    # ---- what is seen in them -------------------------------------------------------------------------------------
+    # ---- judgements of images -------------------------------------------------------------------------------------
 
     def looks(self, images: Artifact, judge: str) -> dict[str, np.ndarray]:
-        """A judge's chances by head [image, class]."""
+        """A judge's probabilities by head [image, class]."""
         return judges.looked_at(images, lambda: models.load_judge(judge), models.verify(f"judge-{judge}"))
 
     def verdicts(self, images: Artifact, judge: str) -> np.ndarray:
@@ -134,25 +134,25 @@ class Study:
 
     @cached_property
     def real_features(self) -> np.ndarray:
-        """Real renders in the features in which fidelity is voted: float [image, 64]."""
+        """Real renders in the features used for votes on fidelity: float [image, 64]."""
         return metrics.features(models.load_vote_features(), self.web_pairs(self.size.references, 4)[1])
 
     @cached_property
     def realism_unit(self) -> float:
-        """The spread of realism among the base's evaluation images of one prompt."""
+        """The standard deviation of realism among the base's evaluation images of one prompt."""
         shown = sampling.load_images(self.evaluation_images())
         found = metrics.features(models.load_vote_features(), shown.pixels)
         return votes.spread_within(votes.realism(found, self.real_features), shown.prompts)
 
     def realism(self, pixels: np.ndarray) -> np.ndarray:
-        """Realism of images uint8 [image, 64, 64, 3], in spreads of the base's images of one prompt: float [image]."""
+        """Realism of uint8 images [image, 64, 64, 3], in units of `realism_unit`: float [image]."""
         found = metrics.features(models.load_vote_features(), pixels)
         return votes.realism(found, self.real_features) / self.realism_unit
 
-    # ---- what models learn from -----------------------------------------------------------------------------------
+    # ---- training data --------------------------------------------------------------------------------------------
 
     def web_pairs(self, count: int, stream: int) -> tuple[list[str], np.ndarray]:
-        """Captions and renders uint8 [count, 64, 64, 3] of the web corpus that no model was trained on."""
+        """Captions and renders, uint8 [count, 64, 64, 3], of the web corpus, on which no model was trained."""
         return web.pairs(count, stream)
 
     def web_captions(self, count: int, stream: int) -> list[str]:
@@ -160,23 +160,23 @@ class Study:
         return web.captions(count, stream)
 
     def latents(self, images: Artifact) -> torch.Tensor:
-        """Latents of images, to learn from: float [image, channel, height, width]."""
+        """Latents of images, for training: float [image, channel, height, width]."""
         inputs = {"base": self.base_digest, "images": images}
         return denoising.latents_of(self.generator(), lambda: sampling.load_images(images).pixels, inputs)
 
     def web_latents(self) -> torch.Tensor:
-        """Latents of the pre-training loss's web pairs."""
+        """Latents of the web pairs for the pre-training loss."""
         count = self.size.pretraining
         inputs = {"base": self.base_digest, "web pairs": web.digest(count, 1)}
         return denoising.latents_of(self.generator(), lambda: self.web_pairs(count, 1)[1], inputs)
 
     def real_pairs(self, pipe) -> denoising.Pairs:
-        """The web pairs of the pre-training loss."""
+        """The web pairs for the pre-training loss."""
         return denoising.encoded(pipe, self.web_latents(), self.web_captions(self.size.pretraining, 1))
 
 
 def _earlier(drawn: list[int]) -> list[int]:
-    """How often each item of a sorted list came before."""
+    """How often each item of a sorted list occurred before."""
     out, last, k = [], None, 0
     for i in drawn:
         k = k + 1 if i == last else 0

@@ -1,4 +1,4 @@
-"""How the U-Nets of a `study` (a LeeStudy) are tuned: on weighted images once, or in several rounds of draw, score, tune.
+"""How the U-Nets of a `study` (a LeeStudy) are tuned: once on weighted images, or in several rounds of draw, score and tune.
 
 Lee et al. 2023 draw, score and tune once.
 """
@@ -19,8 +19,8 @@ def tuned(
     study, sets: list[Artifact], rows: np.ndarray, weight: np.ndarray, spec: finetune.FinetuneSpec,
     start: tuple[Artifact, int] | None = None,
 ) -> Artifact:  # fmt: skip
-    """The base's U-Net, or another from which to `start` (its stage and updates), after training on the images `rows`, int
-    [image], of all sets, each weighted [image]."""
+    """The base's U-Net, or another to `start` from (its stage and updates), after training on the images at indices `rows`,
+    int [image], of all sets together, with weights [image]."""
     load, made_of = study.model(start)
     inputs = made_of | {f"images {i}": s for i, s in enumerate(sets)} | {
         "web pairs": web.digest(study.size.pretraining, 1), "weights": digest_of([rows.tolist(), weight.round(5).tolist()]),
@@ -30,12 +30,12 @@ def tuned(
 
 
 def in_rounds(study, count: int, spec: finetune.FinetuneSpec) -> tuple[Artifact, int]:
-    """The U-Net after `count` rounds, and its last round's updates. In all there are as many images, updates and updates of
-    warm-up as in the full method, which is one round.
+    """The U-Net after `count` rounds, and the updates of the last round. In total there are as many images, updates and
+    warm-up updates as in the full method, which has one round.
 
-    The first round learns from every `count`-th of the base's images. In place of the next ones, each later round draws as
-    many of the same prompts, from noise of its own, with the U-Net from which it goes on. The reward stays the run's; the
-    optimiser and the fall of the rate begin anew. Raises ValueError when there are more rounds than updates.
+    The first round learns from every `count`-th of the base's images. Each later round replaces the next share of them by
+    images of the same prompts, drawn from its own noise with the U-Net so far. The reward remains that of the run; the
+    optimiser and the learning-rate schedule restart. Raises ValueError if there are more rounds than updates.
     """
     if not 1 <= count <= spec.updates:
         raise ValueError(f"between 1 and {spec.updates} rounds, one an update, got {count}")
@@ -49,7 +49,7 @@ def in_rounds(study, count: int, spec: finetune.FinetuneSpec) -> tuple[Artifact,
             rows = np.arange(sum(len(s.prompts[here]) for s in shown))
         r = np.concatenate([study.scores(s, reward)[0] for s in sets])
         updates = spec.updates // count + (k < spec.updates % count)
-        # A seed that no run has: a round has batches and noise of its own.
+        # A seed that no run has, so that each round has its own batches and noise.
         part = replace(spec, updates=updates, warmup=spec.warmup // count, keep=(), seed=spec.seed + 100 * k)
         unet = tuned(study, sets, rows, r[rows], part, unet), updates
     return unet

@@ -1,4 +1,4 @@
-"""Wu et al. 2023, choices: what users choose, the scores that learn from it, and how well those know the next choice.
+"""Wu et al. 2023, choices: what users choose, and the scores that learn from it to predict further choices.
 
 Users see through judge-a and the features of votes on fidelity; judge-b and the features of the Fréchet distance audit.
 """
@@ -24,7 +24,7 @@ PARTS = ("train", "test")
 
 
 class ChoiceStudy(Study):
-    """One size of the choices and scores of Wu et al.'s study; `lib.study.wu` goes on from here."""
+    """One size of the choices and scores of Wu et al.'s study; `lib.study.wu` continues it."""
 
     # ---- choices -------------------------------------------------------------------------------------------------
 
@@ -39,7 +39,7 @@ class ChoiceStudy(Study):
         return [pool[i] for i in order[first : first + count[part]]]
 
     def choice_images(self, part: str) -> Artifact:
-        """Two to four images of each prompt, among which users choose."""
+        """Two to four images of each prompt, from which users choose."""
         texts = self.choice_prompts(part)
         return self.sample(*self._grid(texts, choices.group_sizes(len(texts))), "choices")
 
@@ -59,27 +59,27 @@ class ChoiceStudy(Study):
 
     @cached_property
     def trait_units(self) -> np.ndarray:
-        """The spread of each trait among training images of one prompt: float [trait]."""
+        """The standard deviation of each trait among training images of one prompt: float [trait]."""
         images = self.choice_images("train")
         return taste.trait_units(self._traits(images), sampling.load_images(images).prompts)
 
     def traits(self, images: Artifact) -> np.ndarray:
-        """What users see in images: float [image, trait], in spreads of the base's images of one prompt."""
+        """What users see in images: float [image, trait], in units of `trait_units`."""
         return self._traits(images) / self.trait_units
 
     @cached_property
     def taste(self) -> taste.TasteSpec:
-        """What users like, with the noise at which they guess one another's choices as often as people did."""
+        """What users like, with the noise at which they guess each other's choices as often as people did."""
         images = self.choice_images("train")
         rows = choices.groups(sampling.load_images(images).prompts)
         return taste.calibrated(self.traits(images), rows, taste.TasteSpec())
 
     def choices(self, images: Artifact, coin: bool = False) -> pd.DataFrame:
-        """What users choose among the images of each prompt: `size.choosers` of `size.users` a prompt."""
+        """What users choose among the images of each prompt; for each, `size.choosers` of `size.users` are drawn."""
         return self._chosen(images, taste.user, coin=coin)
 
     def guesses(self, images: Artifact) -> pd.DataFrame:
-        """For each choice, what another user who does not know the order takes it to be."""
+        """For each choice, the guess of another user, who does not know the order of the images."""
         return self._chosen(images, lambda u: taste.user(u + self.size.users), position=False)
 
     def _chosen(self, images: Artifact, name, **how) -> pd.DataFrame:
@@ -90,24 +90,24 @@ class ChoiceStudy(Study):
         return choices.choose(self.traits(images), rows, shown, users, self.taste, **how)
 
     def liking(self, images: Artifact) -> np.ndarray:
-        """How well the mean user likes each image: float [image]; the best that a score of images can be."""
+        """How much the average user likes each image: float [image]; no score of images can do better."""
         return self.liking_by_trait(images).sum(1)
 
     def liking_by_trait(self, images: Artifact) -> np.ndarray:
-        """What each trait adds to that: float [image, trait]."""
+        """What each trait contributes to this: float [image, trait]."""
         return self.traits(images) * [getattr(self.taste, t) for t in taste.TRAITS]
 
     # ---- scores --------------------------------------------------------------------------------------------------
 
     @cached_property
     def training_choices(self) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """What users chose and what a coin did, each as `choices.groups_of`: all seeds and shares learn from the same."""
+        """Choices by users and by coin, each as from `choices.groups_of`: all seeds and shares learn from the same ones."""
         images = self.choice_images("train")
         shown = sampling.load_images(images)
         return tuple(choices.groups_of(self.choices(images, coin), shown.digests, shown.prompts) for coin in (False, True))
 
     def tuned_clip(self, spec: PreferenceSpec = PreferenceSpec()) -> Artifact:
-        """CLIP tuned on the training choices, or on a coin's: a folder in open_clip's layout."""
+        """CLIP tuned on the training choices, or on choices made by coin: a folder in open_clip's layout."""
         images = self.choice_images("train")
         shown, (rows, chosen) = sampling.load_images(images), self.training_choices[spec.coin]
         spec = replace(spec, epochs=spec.epochs or self.size.preference_epochs)
@@ -124,19 +124,19 @@ class ChoiceStudy(Study):
         return preference.hps(*embedding.embedded(images, load, found.digest))
 
     def hps_seeds(self, images: Artifact, spec: PreferenceSpec = PreferenceSpec()) -> np.ndarray:
-        """The same by classifiers of `size.preference_seeds` seeds: float [seed, image]."""
+        """The same, from classifiers of `size.preference_seeds` seeds: float [seed, image]."""
         return np.stack([self.hps(images, replace(spec, seed=s)) for s in range(self.size.preference_seeds)])
 
     def hps_of_others(self, images: Artifact, run: int = 0) -> np.ndarray:
-        """The mean of the same over all classifiers but the one of seed `run`, which selected what that training run learnt
-        from: float [image]. Raises ValueError where there is no other."""
+        """The mean over all classifiers except that of seed `run`, which selected this run's training images: float [image].
+        Raises ValueError if there is no other."""
         if not (others := [s for s in range(self.size.preference_seeds) if s != run]):
             raise ValueError("HPS is to be measured by a classifier that did not select: give `preference_seeds` 2 or more")
         return np.mean([self.hps(images, replace(PreferenceSpec(), seed=s)) for s in others], 0)
 
     @cached_property
     def aesthetic_weights(self) -> np.ndarray:
-        """A linear predictor, on CLIP embeddings, of ratings of the labelled images without their prompts."""
+        """A linear predictor, from CLIP embeddings, of ratings of the labelled images, given without their prompts."""
         images = self.labelled_images
         names = sampling.load_images(images).names
         own = taste.weights([f"critic-{i % self.size.users:05d}" for i in range(len(names))], self.taste)[:, 1:]
@@ -144,5 +144,5 @@ class ChoiceStudy(Study):
         return preference.ridge(self.embeddings(images)[0], ratings)
 
     def aesthetic(self, images: Artifact) -> np.ndarray:
-        """What the aesthetic predictor makes of images: float [image]."""
+        """The aesthetic predictor's rating of images: float [image]."""
         return preference.aesthetic(self.embeddings(images)[0], self.aesthetic_weights)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def sides(
     study: "Study", images: list[Artifact], rows: np.ndarray, spec: votes.VoteSpec = votes.VoteSpec()
 ) -> list[votes.Side]:  # fmt: skip
-    """Sides of four-image sets, as nine simulated raters find them: `rows` int [side, prompt, 4] are places among the images
+    """Sides of four-image sets, as rated by nine simulated raters: `rows` int [side, prompt, 4] are indices into the images
     of all artifacts together."""
     shown, looks = [sampling.load_images(s) for s in images], [study.looks(s, "a") for s in images]
     used, places = np.unique(rows, return_inverse=True)

@@ -1,4 +1,4 @@
-"""Wu et al. 2023, adaptation: what is selected by the score, the models that learn from it, and the user study.
+"""Wu et al. 2023, adaptation: images selected by the score, the models trained on them, and the user study.
 
 Choices and scores are in `lib.study.users`.
 """
@@ -20,7 +20,7 @@ from lib.methods.preference import PreferenceSpec
 from lib.study.users import ChoiceStudy
 from lib.world import prompts, web
 
-# What each adapted model changes; `coin choices` follows the score that was learnt from choices made by coin.
+# The settings that each adapted model changes; for `coin choices` the selecting score was trained on choices made by coin.
 ADAPTATIONS = {
     "adapted": {},
     "regularisation only": dict(batch=(0, 0, 40)),
@@ -33,12 +33,12 @@ ADAPTATIONS = {
     "rank 4": dict(rank=4),
 }
 CHOSEN = ("learning_rate", "updates")  # in notebook 09, as `adaptation_selection`
-RUNS = ("adapted", *adaptation.TESTED)  # arms of `finetune_seeds` runs; the others have one
-FROM = {"swapped labels": "evening", "no prefix": "evening", "threshold 3 / n": "gpu", "rank 4": "gpu"}  # size upwards
+RUNS = ("adapted", *adaptation.TESTED)  # arms with `finetune_seeds` runs; the others have one
+FROM = {"swapped labels": "evening", "no prefix": "evening", "threshold 3 / n": "gpu", "rank 4": "gpu"}  # from this size up
 
 
 def of_run(images: Sequence[Artifact], run: int) -> Artifact:
-    """A model's images of a run, of those by run; where there is one set, that."""
+    """A model's images of one run, given its images by run; if there is only one set, that one."""
     return images[run if len(images) > 1 else 0]
 
 
@@ -49,7 +49,7 @@ class WuStudy(ChoiceStudy):
 
     @property
     def pool(self) -> list[Artifact]:
-        """The base's images that are scored for adaptation: those of Lee et al.'s fine-tuning."""
+        """The base's images from which adaptation selects: those of Lee et al.'s fine-tuning."""
         return [self.labelled_images, self.unlabelled_images]
 
     @cached_property
@@ -58,8 +58,8 @@ class WuStudy(ChoiceStudy):
         return ~np.concatenate([adaptation.near_uniform(sampling.load_images(s).pixels) for s in self.pool])
 
     def selection(self, spec: AdaptationSpec, coin: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Preferred and non-preferred images of the pool, int [image] each, by the classifier of the run's seed; by a coin's
-        score, as many as by HPS. Softmax is taken as in training: of `scale` x cosine."""
+        """Preferred and non-preferred images of the pool, int [image] each, by the classifier of the run's seed; with
+        `coin`, by the HPS of a coin, which selects as many. As in training, the softmax is of `scale` x cosine."""
         texts = [p for s in self.pool for p in sampling.load_images(s).prompts]
 
         def chosen(by: PreferenceSpec, budget=None):
@@ -74,19 +74,19 @@ class WuStudy(ChoiceStudy):
     # ---- adaptation ----------------------------------------------------------------------------------------------
 
     def arms(self, asked: Iterable[str] = ()) -> list[str]:
-        """The arms that are trained: those of every size, those of this size by FROM, and what is `asked` for."""
+        """The arms to train: those of every size, those that FROM adds at this size, and those `asked` for."""
         reached = list(SIZES).index
         return [a for a in ADAPTATIONS if a in asked or a not in FROM or reached(self.name) >= reached(FROM[a])]
 
     def adaptation_spec(self, arm: str, **chosen) -> AdaptationSpec:
-        """What an arm of ADAPTATIONS is made by, with the rate and updates that are `chosen`; its `seed` is the run, which
-        has a LoRA, batches and a selecting classifier of its own."""
+        """The spec of an arm of ADAPTATIONS, with the `chosen` learning rate and updates; its `seed` is the run, which has
+        its own LoRA, batches and selecting classifier."""
         if arm not in ADAPTATIONS:
             raise ValueError(f"unknown adaptation {arm!r}: one of {', '.join(ADAPTATIONS)}")
         return AdaptationSpec(**{"updates": self.size.adaptation_updates} | ADAPTATIONS[arm] | chosen)
 
     def adaptation_runs(self, arm: str, **chosen) -> list[AdaptationSpec]:
-        """The same of all runs of an arm."""
+        """The same for all runs of an arm."""
         return [self.adaptation_spec(arm, seed=r, **chosen) for r in range(self.size.finetune_seeds if arm in RUNS else 1)]
 
     def adapted(self, arm: str, spec: AdaptationSpec) -> Artifact:
@@ -100,7 +100,7 @@ class WuStudy(ChoiceStudy):
         return adaptation.adapted(self.generator(), streams, spec, inputs)
 
     def streams(self, pipe, best: np.ndarray, worst: np.ndarray, prefix: str) -> list[denoising.Pairs]:
-        """What a LoRA learns from: preferred and non-preferred images of the pool, int [image] each, and real ones."""
+        """Training data of a LoRA: preferred and non-preferred images of the pool, int [image] each, and real ones."""
         texts = [p for s in self.pool for p in sampling.load_images(s).prompts]
         latents = torch.cat([self.latents(s) for s in self.pool])
         return [
@@ -110,8 +110,8 @@ class WuStudy(ChoiceStudy):
         ]
 
     def adapted_images(self, kind: str, lora: Artifact | None = None, negative_prompt: str = "") -> Artifact:
-        """Images of the `evaluation` prompts, of the `selection` prompts or of held-out web captions (`fidelity`), from the
-        noise of every other model: of the base, or of the base with a LoRA, under a negative prompt or none."""
+        """Images of the `evaluation` prompts, of the `selection` prompts or of held-out web captions (`fidelity`), drawn by
+        the base or the base with a LoRA, with or without a negative prompt, from the same noise as for every other model."""
         if lora is None and not negative_prompt and kind != "selection":
             return self.few_images(kind)
         if kind == "fidelity":
@@ -119,7 +119,7 @@ class WuStudy(ChoiceStudy):
             grid = texts, list(range(len(texts)))
         else:
             few, each = prompts.evaluation_prompts()[:: self.size.evaluation_stride], self.size.adapted_images
-            if kind == "selection":  # as many images, of a third as many prompts
+            if kind == "selection":  # as many images, from a third of the prompts
                 few, each = prompts.selection_prompts(), min(3 * each, self.size.selection_images)
             grid = self._grid(few, [each] * len(few))
         generator, load = {"base": self.base_digest}, self.generator()
@@ -127,11 +127,11 @@ class WuStudy(ChoiceStudy):
             generator, load = generator | {"lora": lora}, lambda: models.load_lora(lora.path)
         return sampling.sampled(load, generator, *grid, kind, SamplerSpec(negative_prompt=negative_prompt))
 
-    # ---- what becomes of it --------------------------------------------------------------------------------------
+    # ---- evaluation ----------------------------------------------------------------------------------------------
 
     def scored(self, images: Sequence[Artifact]) -> dict[str, np.ndarray]:
-        """What Table 4 measures in a model's images, given by run, and the good shares by judge-b and the panel: float
-        [run, image] by measure. HPS, as a cosine, is by classifiers that did not select for the run."""
+        """The measures of Table 4 on a model's images, given by run, and its good shares by judge-b and the panel: float
+        [run, image] by measure. HPS, as a cosine, comes from classifiers that did not select for the run."""
         runs = range(self.size.finetune_seeds)
         each = {
             "aesthetic": self.aesthetic, "clip_score": lambda s: embedding.clip_score(*self.embeddings(s)),
@@ -143,10 +143,10 @@ class WuStudy(ChoiceStudy):
     def study_votes(
         self, images: Mapping[str, Sequence[Artifact]], a: str, b: str, who: str = adaptation.VOTER
     ) -> tuple[np.ndarray, list[str]]:
-        """Votes of 20 users on two models' images of the same prompts, given by the model's name and run: bool [run, user,
-        pair], True for `a`, with the prompt of each pair. A model of one run meets each run of the other.
+        """Votes of 20 users on two models' images of the same prompts, given by model name and run: bool [run, user, pair],
+        True for `a`, with the prompt of each pair. A model with one run is compared with each run of the other.
 
-        `who` are the users, none of whom chose; those of the user study are asked about 100 of the 120 prompts.
+        `who` names the users, none of whom took part in the choices; those of the user study see 100 of the 120 prompts.
         """
         found = []
         for run in range(max(len(images[a]), len(images[b]))):
@@ -164,9 +164,9 @@ class WuStudy(ChoiceStudy):
         return np.stack(found), [first.prompts[i] for i in rows]
 
     def user_study(self, images: Mapping[str, Sequence[Artifact]], a: str, b: str) -> dict[str, float | str]:
-        """A row of the user study: the shares of pairs that model `a` wins and loses against `b` by more than half of the
-        users (`win`, `lose`), won less lost (`net`), and as an audit judge-b's good share of all of a's images less b's:
-        `judge_b`; each with `_low` and `_high`, its 95 % interval over `_prompts` and runs (`seeds`), of `_pairs` a run."""
+        """A row of the user study: the shares of pairs that model `a` wins and loses against `b` with more than half of the
+        users (`win`, `lose`), net votes (`net`), and as an audit judge-b's good share of all of a's images minus b's
+        (`judge_b`); each with `_low` and `_high`, its 95 % interval over `_prompts` and runs (`seeds`); `_pairs` per run."""
         found, whose = self.study_votes(images, a, b)
         outcome = adaptation.majorities(found)
         parts = {"win": outcome == 1, "lose": outcome == -1, "net": outcome}
@@ -178,9 +178,9 @@ class WuStudy(ChoiceStudy):
         return dict(a=a, b=b, seeds=audit.seeds) | row
 
     def compared_settings(self, grid: Sequence[AdaptationSpec]) -> list[dict]:
-        """A row a setting of the adapted model, of which the first is the centre: `gain`, pairs won less lost against the
-        base with the same negative prompt, on the 40 selection prompts and by users who vote on nothing else; and `ahead`,
-        that less the centre's. Intervals are 95 %, over prompts."""
+        """One row per setting of the adapted model, the first being the centre: `gain`, net votes against the base with the
+        same negative prompt, on the 40 selection prompts and from users who vote on nothing else; and `ahead`, this minus
+        the centre's. Intervals are 95 %, over prompts."""
         rows, centre = [], None
         for spec in grid:
             loras = {"adapted": self.adapted("adapted", spec), "base": None}

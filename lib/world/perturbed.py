@@ -1,5 +1,5 @@
-"""The other prompts from which a reward must tell an image's own: Algorithm 2 of Lee et al. 2023, and a form without its
-give-away.
+"""Perturbed prompts, among which a reward must recognise an image's own: Algorithm 2 of Lee et al. 2023, and a form in which
+the wording does not give the answer away.
 """
 
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from lib.ground.seeds import rng_of
 from lib.world.prompts import COUNT_WORDS, Attributes, parse, write
 from lib.world.scenes import BACKGROUNDS, COLOURS, SEEN
 
-# printed: count, colour and place always named, and a full stop, which no prompt of the grid has.
-# own: whatever the image's own prompt names, without the stop, so that only the meaning differs.
+# printed: always names count, colour and place and ends with a full stop, which no prompt of the grid does.
+# own: names what the image's own prompt names, without a full stop, so that only the meaning differs.
 FORMS = ("printed", "own")
 KINDS = (range(1, len(COUNT_WORDS) + 1), COLOURS, BACKGROUNDS)
 
 
 def _values(form: str) -> tuple[tuple, ...]:
-    """What a prompt of the form can say of object, count, colour and place; None: not named."""
+    """The objects, counts, colours and places that a prompt of this form can name; None: not named."""
     if form not in FORMS:
         raise ValueError(f"unknown form {form!r} of perturbed prompts: one of {', '.join(FORMS)}")
     return SEEN, *((*kind,) if form == "printed" else (None, *kind) for kind in KINDS)
@@ -26,7 +26,7 @@ def _values(form: str) -> tuple[tuple, ...]:
 
 @lru_cache(2)
 def all_perturbed(form: str = "printed") -> tuple[str, ...]:
-    """Every prompt of the form: seen objects x counts x colours x places, in the order that `draw_perturbed` numbers."""
+    """Every prompt of this form: seen objects x counts x colours x places, in the order that `draw_perturbed` indexes."""
     stop = "." if form == "printed" else ""
     objects, counts, colours, places = _values(form)
     return tuple(
@@ -35,14 +35,14 @@ def all_perturbed(form: str = "printed") -> tuple[str, ...]:
 
 
 def draw_perturbed(prompts: Sequence[str], count: int, seed: int, form: str = "printed") -> np.ndarray:
-    """Rows of `all_perturbed(form)` [prompt, count] that differ in meaning from each prompt; Algorithm 2.
+    """Indices into `all_perturbed(form)`, [prompt, count], of prompts that differ in meaning from each prompt; Algorithm 2.
 
-    Object, count, colour and place are drawn uniformly and independently; a draw of the prompt's own meaning is drawn again.
+    Object, count, colour and place are drawn uniformly and independently, again if the draw has the prompt's own meaning.
     """
     values = _values(form)
     known = {p: [v.index(x) if x in v else -1 for v, x in zip(values, _named(p), strict=True)] for p in set(prompts)}
-    own = np.array([known[p] for p in prompts]).reshape(-1, 1, 4).repeat(count, 1)  # -1: the form cannot say it
-    first = [0 if form == "printed" else 1] * 3  # number of the first value that names something
+    own = np.array([known[p] for p in prompts]).reshape(-1, 1, 4).repeat(count, 1)  # -1: the form cannot name it
+    first = [0 if form == "printed" else 1] * 3  # index of the first value that names something
     low, high = [0, *first], [len(v) for v in values]
     rng = rng_of(seed)
     drawn = rng.integers(low, high, own.shape)

@@ -1,4 +1,4 @@
-"""Prompts and captions: the paper's grammar, a parser that reads it back, the grid of prompts, and a web-like corpus.
+"""Prompts: the paper's grammar, a parser for it, the grid of training prompts, and the evaluation and selection prompts.
 
 Lee et al. 2023, section 3.1, appendix B (forms, counts). The prompts of Algorithm 2 are in `lib.world.perturbed`.
 """
@@ -18,7 +18,7 @@ PLACES = {
     for b in BACKGROUNDS
 }
 CATEGORIES = ("count", "colour", "background", "combination")
-PREFIX = "Weird image. "  # before the prompts of images that nobody preferred (Wu et al. 2023, section 5)
+PREFIX = "Weird image. "  # put before the prompts of non-preferred images (Wu et al. 2023, section 5)
 OTHER_PREFIX = "Strange picture. "  # a control
 
 
@@ -32,7 +32,7 @@ SINGULAR = {plural(o): o for o in OBJECTS} | {o: o for o in OBJECTS}
 
 @dataclass(frozen=True)
 class Attributes:
-    """What a prompt names; None where it names nothing (`A dog` names no count)."""
+    """The attributes that a prompt names; None for those it does not (`A dog` names no count)."""
 
     object: str
     count: int | None = None
@@ -41,20 +41,20 @@ class Attributes:
 
     @property
     def category(self) -> str:
-        """One of CATEGORIES; `combination` from two named attributes on."""
+        """One of CATEGORIES; `combination` if two or more attributes are named."""
         named = [n for n in ("count", "colour", "background") if getattr(self, n) is not None]
         if not named:
             raise ValueError(f"the prompt about {self.object!r} names no count, colour or background")
         return named[0] if len(named) == 1 else "combination"
 
     def colours_that_satisfy(self) -> set[str | None]:
-        """Scene colours that make the prompt's colour word true: None (natural) for a red apple, all if unnamed."""
+        """Scene colours that make the prompt's colour word true: for a red apple also None (natural), all if unnamed."""
         if self.colour is None:
             return {None, *COLOURS}
         return {self.colour} | ({None} if self.colour in NATURAL.get(self.object, ()) else set())
 
     def matches(self, scene: Scene) -> bool:
-        """Whether a scene shows all that the prompt names."""
+        """Whether a scene shows everything that the prompt names."""
         return (
             self.object == scene.object
             and self.count in (None, scene.count)
@@ -79,7 +79,7 @@ _FORM = re.compile(
 
 @functools.cache
 def parse(prompt: str) -> Attributes:
-    """Read a prompt of the grammar back into the attributes it names.
+    """Parse a prompt of the grammar into the attributes it names.
 
     Raises ValueError that names the unknown word and the known ones.
     """
@@ -107,9 +107,9 @@ def parse(prompt: str) -> Attributes:
 
 
 def checked(prompt: str) -> Attributes:
-    """What a prompt names that is written as the study's are, whatever its capitals.
+    """The attributes named by a prompt that is in the study's form, regardless of capitals.
 
-    Raises ValueError on any other, and on one that names an object alone, with the prompt that would be right.
+    Raises ValueError on any other prompt, and on one that names only an object, with a corrected prompt.
     """
     if not isinstance(prompt, str):
         raise ValueError(f"the prompt {prompt!r} is no text: write it in quotes, such as 'Two blue dogs in the forest'")
@@ -127,11 +127,11 @@ def _sample(rng: np.random.Generator, pool: list[Attributes], count: int) -> lis
 
 
 def grid(objects: tuple[str, ...] = SEEN, counts: tuple[int, int, int, int] = (108, 58, 80, 2528)) -> list[str]:
-    """The training prompts by category, fixed once for all.
+    """The training prompts by category, the same on every call.
 
-    `counts` are prompts of count, colour, background and combination; the default gives the paper's 2,774 [derived].
-    Half of the combinations name colour and background, a sixth each count and colour, count and background, and all three
-    (the paper does not state the mix). A smaller grid holds a subset of a larger one's categories, not of its order.
+    `counts` are numbers of count, colour, background and combination prompts; the default gives the paper's 2,774 [derived].
+    Half of the combinations name colour and background; a sixth each name count and colour, count and background, and all
+    three (the paper does not state the mix). A smaller grid is a subset of a larger one in each category, not its beginning.
     """
     rng = rng_of(20230223)
     numbers = range(1, 7)
@@ -163,7 +163,7 @@ def evaluation_prompts() -> list[str]:
 
 
 def selection_prompts() -> list[str]:
-    """40 prompts on which learning rate, beta and updates are chosen: seen objects that no evaluation prompt names."""
+    """40 prompts on which learning rate, beta and updates are chosen; their seen objects are in no evaluation prompt."""
     objects = ("cat", "lion", "car", "chair")
     out = [Attributes(o, count=n) for o in objects for n in (2, 3, 4, 5)]
     out += [Attributes(o, colour=c) for o in objects for c in ("red", "green", "purple")]
@@ -172,10 +172,5 @@ def selection_prompts() -> list[str]:
 
 
 def unseen_prompts(counts: tuple[int, int, int, int] = (30, 20, 15, 15)) -> list[str]:
-    """Prompts about unseen objects on which rewards are tested."""
+    """Prompts about unseen objects, on which rewards are tested."""
     return grid(UNSEEN, counts)
-
-
-# ---- the web corpus -----------------------------------------------------------------------------------------------
-
-

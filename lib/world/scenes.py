@@ -1,8 +1,8 @@
 """The emoji world: the papers' vocabulary, drawn on the latent grid.
 
-A scene is `count` copies of one Noto Color Emoji glyph, recoloured when a colour is named, on a background drawn
-procedurally, 64 x 64 pixels. Everything sits on a grid of 8 pixels, one cell of the autoencoder's latents, because that
-is what a small diffusion model learns to draw crisply. The vocabulary is Lee et al. 2023, appendix B.
+A scene is `count` copies of one Noto Color Emoji glyph, recoloured if it has a colour, on a procedurally drawn background,
+64 x 64 pixels. Everything is aligned to a grid of 8 pixels, one cell of the autoencoder's latents, because a small diffusion
+model learns to draw that crisply. The vocabulary is that of Lee et al. 2023, appendix B.
 """
 
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw
 
 from lib.ground.paths import DATA
 
-SIZE = 64  # pixels a side
-CELL = 8  # pixels a latent cell
+SIZE = 64  # pixels per side
+CELL = 8  # pixels per latent cell
 SEEN = ("dog", "cat", "lion", "orange", "vase", "cup", "apple", "chair", "bird", "cake", "bicycle", "tree", "donut",
         "box", "plate", "clock", "backpack", "car", "airplane", "horse")  # fmt: skip
 UNSEEN = ("bear", "tiger", "rabbit", "rose", "wolf")  # never in the human data; CLIP, base and judges know them
@@ -28,7 +28,7 @@ RGB = {
 COLOURS = tuple(RGB)
 BACKGROUNDS = ("forest", "city", "moon", "field", "sea", "table", "desert", "San Francisco")
 STYLES = ("plain", "sketch", "night")
-# The colour words that an untinted glyph satisfies: a natural apple is a red apple.
+# The colour words that an uncoloured glyph satisfies: a natural apple is a red apple.
 NATURAL = {
     "dog": {"white"}, "cat": {"yellow"}, "lion": {"brown", "yellow"}, "vase": {"brown"}, "cup": {"white"},
     "apple": {"red"}, "chair": {"brown"}, "bird": {"blue"}, "tree": {"green"}, "donut": {"pink", "brown"},
@@ -40,7 +40,7 @@ GLYPH_SIZES = {1: (32,), 2: (24,), 3: (24,), 4: (16,), 5: (16,), 6: (16,)}  # pi
 
 @dataclass(frozen=True)
 class Scene:
-    """What an image shows: `count` 1-6, `colour` of COLOURS or None (natural), one object, one background, a style."""
+    """What an image shows: `count` 1-6, `colour` from COLOURS or None (natural), one object, one background, a style."""
 
     count: int
     colour: str | None
@@ -59,7 +59,7 @@ class Scene:
 
 
 class Palette(NamedTuple):
-    """Colours at the top and the bottom of the sky, and of the ground."""
+    """Colours at the top and the bottom of the sky, then of the ground."""
 
     sky: tuple
     haze: tuple
@@ -89,7 +89,7 @@ def _backdrop(name: str, horizon: int, shift: int) -> np.ndarray:
     """A background, float RGB [64, 64, 3] in 0-255; `horizon` 32 or 40 px; `shift` 0 or 1 moves its details by 8 px."""
     p = PALETTES[name]
     sky_and_ground = np.concatenate([_gradient(p.sky, p.haze, horizon), _gradient(p.ground, p.near, SIZE - horizon)])
-    zoom = 4  # drawn large, then reduced, so that edges are smooth
+    zoom = 4  # drawn large, then downsampled, for smooth edges
     image = Image.fromarray(sky_and_ground.astype(np.uint8)).resize((SIZE * zoom,) * 2, Image.BICUBIC)
     draw = ImageDraw.Draw(image)
 
@@ -163,13 +163,13 @@ def _tint(rgb: np.ndarray, alpha: np.ndarray, colour: str) -> np.ndarray:
 
 @lru_cache(1)
 def glyphs() -> dict[str, bytes]:
-    """The shipped PNG file of each object; read once, so that keys speak of the very glyphs that are drawn."""
+    """The shipped PNG file of each object; read once, so that cache keys describe exactly the glyphs that are drawn."""
     return {object: (DATA / "sprites" / f"{object}.png").read_bytes() for object in OBJECTS}
 
 
 @lru_cache(None)
 def sprite(object: str, colour: str | None, pixels: int) -> np.ndarray:
-    """A glyph that fills a cell of `pixels` but for one pixel: float RGBA [pixels, pixels, 4], premultiplied, 0-255."""
+    """A glyph with long side `pixels` - 1 in a transparent square: float RGBA [pixels, pixels, 4], premultiplied, 0-255."""
     image = Image.open(BytesIO(glyphs()[object])).convert("RGBA")
     if colour is not None:
         raw = np.asarray(image, float)
@@ -185,12 +185,12 @@ def sprite(object: str, colour: str | None, pixels: int) -> np.ndarray:
 
 
 def background(name: str, rng: np.random.Generator) -> np.ndarray:
-    """A background with a random horizon, detail position and small shift of hue: float RGB [64, 64, 3]."""
+    """A background with a random horizon, position of details and small colour shift: float RGB [64, 64, 3]."""
     return _backdrop(name, int(rng.choice((32, 40))), int(rng.integers(2))) + rng.normal(0, 4, 3)
 
 
 def positions(count: int, pixels: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Corners (x, y) of `count` glyphs that do not overlap: multiples of 16 px for glyphs of 16 px, of 8 px else."""
+    """Corners (x, y) of `count` glyphs that do not overlap: multiples of 16 px for 16-px glyphs, otherwise of 8 px."""
     if count > (SIZE // pixels) ** 2:
         raise ValueError(f"{count} glyphs of {pixels} px do not fit {SIZE} px: at most {(SIZE // pixels) ** 2}")
     step = 16 if pixels == 16 else CELL
@@ -224,12 +224,10 @@ def finished(canvas: np.ndarray, style: str) -> np.ndarray:
 
 
 def render(scene: Scene, rng: np.random.Generator, pixels: int | None = None) -> np.ndarray:
-    """Draw a scene: uint8 RGB [64, 64, 3]. `pixels` overrides the glyph size (judges must not read counts off sizes)."""
+    """Draw a scene: uint8 RGB [64, 64, 3]. `pixels` overrides the glyph size (judges must not infer counts from sizes)."""
     canvas = background(scene.background, rng)
     pixels = pixels or int(rng.choice(GLYPH_SIZES[scene.count]))
     glyph = sprite(scene.object, scene.colour, pixels)
     for x, y in positions(scene.count, pixels, rng):
         paste(canvas, glyph, x, y)
     return finished(canvas, scene.style)
-
-

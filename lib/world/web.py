@@ -1,7 +1,7 @@
-"""The web corpus: captions that say little, or what is wrong, of the scenes under them.
+"""The web corpus: captions that are incomplete or wrong about their scenes.
 
-`pairs` are those that no model was trained on: for the pre-training loss, for distances, and as references. `redrawn` draws
-new scenes under their captions, as a model that knew the corpus perfectly would: the floor of a distance.
+`pairs` gives held-out pairs, which no model was trained on: for the pre-training loss, for distances, and as references.
+`redrawn` draws new scenes for their captions, as a perfect model of the corpus would: this gives the floor of a distance.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ from lib.world.scenes import BACKGROUNDS, COLOURS, NATURAL, OBJECTS, Scene
 
 @dataclass(frozen=True)
 class CaptionNoise:
-    """How web captions speak of their images: the chance that an attribute is stated, and then that it is right.
+    """How reliable web captions are: the probability that an attribute is stated and, if so, that it is right.
 
-    `count_right` is for one to six; a wrong image shows a near count, a natural colour or a common place. An object is
-    never wrong. These numbers set the base model's error profile (Lee et al. 2023, Table 2).
+    `count_right` is for one to six. A wrong image tends to show a nearby count, a natural colour or a common place; the
+    object is never wrong. These numbers set the base model's error profile (Lee et al. 2023, Table 2).
     """
 
     count_stated: float = 0.65
@@ -43,7 +43,7 @@ class CaptionNoise:
 COUNT_PRIOR = np.array((0.32, 0.25, 0.15, 0.16, 0.07, 0.05))
 COLOUR_PRIOR = np.array((0.17, 0.12, 0.12, 0.13, 0.12, 0.09, 0.07, 0.11, 0.07))  # in the order of COLOURS
 BACKGROUND_PRIOR = np.array((0.14, 0.18, 0.07, 0.16, 0.13, 0.14, 0.09, 0.09))  # in the order of BACKGROUNDS
-SINGULAR_ANYWAY = 0.15  # how often several, where no number is said, are called "a dog"
+SINGULAR_ANYWAY = 0.15  # how often several objects, if no number is stated, are called "a dog"
 
 
 def _one_of(rng: np.random.Generator, prior: np.ndarray) -> int:
@@ -56,7 +56,7 @@ def _other(rng: np.random.Generator, prior: np.ndarray, not_this: int, closeness
     return _one_of(rng, weights)
 
 
-# What is shown under a caption that says so much, as in `web_pair` and `redraw`. Counts, colours and places are indices.
+# What is shown, given what the caption says; for `web_pair` and `redraw`. Counts, colours and places are indices.
 
 
 def _count_under(rng: np.random.Generator, noise: CaptionNoise, said: int) -> int:
@@ -79,7 +79,7 @@ def _place_under(rng: np.random.Generator, noise: CaptionNoise, said: int) -> in
 def web_pair(
     rng: np.random.Generator, noise: CaptionNoise = CaptionNoise(), objects: tuple[str, ...] = OBJECTS
 ) -> tuple[str, Scene]:
-    """A caption and the scene that it stands under on our web; the caption may leave things out or be wrong."""
+    """A web caption and the scene it belongs to; the caption may be incomplete or wrong."""
     object = str(rng.choice(objects))
     count, count_stated = _one_of(rng, COUNT_PRIOR), rng.random() < noise.count_stated
     shown = _count_under(rng, noise, count) if count_stated else count
@@ -94,14 +94,14 @@ def web_pair(
 
 
 def exact_caption(rng: np.random.Generator, scene: Scene, stated: float = 0.85) -> str:
-    """A caption in the web's phrasings that is right in what it says of a scene; each attribute is said so often."""
+    """A caption, phrased as on the web, with no error; count and place are each stated with probability `stated`."""
     said = scene.count if rng.random() < stated else None
     place = PLACES[scene.background] if rng.random() < stated else ""
     return phrase(rng, said, scene.count, scene.colour, scene.object, place, scene.style)
 
 
 def phrase(rng, said: int | None, shown: int, colour: str | None, object: str, place: str, style: str) -> str:
-    """A caption in one of the web's phrasings; what is None, or an empty place, is not said, but for one or some `shown`."""
+    """A caption phrased as on the web; it omits what is None or empty. `shown` then chooses "a dog" or "some dogs"."""
     word = "" if colour is None else f"{colour} colored " if rng.random() < 0.3 else f"{colour} "
     if said is not None:
         thing = f"{COUNT_WORDS[said - 1]} {word}{object if said == 1 else plural(object)}"
@@ -118,12 +118,12 @@ def phrase(rng, said: int | None, shown: int, colour: str | None, object: str, p
     return text + (" at night" if style == "night" else "") + ("." if rng.random() < 0.2 else "")
 
 
-# ---- captions read back ---------------------------------------------------------------------------------------
+# ---- parsing captions -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Said(Attributes):
-    """What a web caption says of its scene. Where it gives no count, `several` tells "some dogs" from "a dog"."""
+    """What a web caption says about its scene. If it states no count, `several` distinguishes "some dogs" from "a dog"."""
 
     several: bool = False
     style: str = "plain"
@@ -136,7 +136,7 @@ _PHRASE = re.compile(
 
 
 def said(caption: str) -> Said:
-    """What a caption says that `phrase` worded, whatever is true; raises ValueError on what it cannot read."""
+    """What a caption made by `phrase` says, true or not; raises ValueError on a caption it cannot read."""
     match = _PHRASE.fullmatch(caption)
     if not match:
         raise ValueError(f"cannot read the caption {caption!r}: want one such as 'a photo of some blue dogs in the forest.'")
@@ -147,10 +147,10 @@ def said(caption: str) -> Said:
 
 
 def redraw(rng: np.random.Generator, caption: str, noise: CaptionNoise = CaptionNoise()) -> Scene:
-    """Another scene that could stand under a caption of `web_pair`: drawn from the corpus's own law, given the caption.
+    """Another scene for a caption of `web_pair`, drawn from the corpus's own distribution given the caption.
 
-    What the caption says is right as often as in the corpus, what it leaves open is drawn as there; "a dog" and "some dogs"
-    tell of a count that is not said.
+    What the caption states is right as often as in the corpus; what it leaves open is drawn as there, where "a dog" and
+    "some dogs" carry information about an unstated count.
     """
     told = said(caption)
     if told.count is not None:
@@ -165,9 +165,9 @@ def redraw(rng: np.random.Generator, caption: str, noise: CaptionNoise = Caption
 
 
 def redrawn(captions: Sequence[str], stream: int) -> np.ndarray:
-    """A new scene under each caption: renders uint8 [caption, 64, 64, 3] of a stream; streams are numbered.
+    """A new scene for each caption: renders, uint8 [caption, 64, 64, 3], of one numbered stream.
 
-    What is drawn for a caption depends on its place in the list and the stream, not on the other captions.
+    What is drawn for a caption depends on its position in the list and the stream, not on the other captions.
     """
     rngs = [rng_of(98, stream, i) for i in range(len(captions))]
     return np.stack([scenes.render(redraw(rng, caption), rng) for rng, caption in zip(rngs, captions, strict=True)])
@@ -177,7 +177,7 @@ def redrawn(captions: Sequence[str], stream: int) -> np.ndarray:
 
 
 def pairs(count: int, stream: int) -> tuple[list[str], np.ndarray]:
-    """`count` captions and renders uint8 [count, 64, 64, 3] of a stream; streams are numbered."""
+    """`count` captions, and renders of their scenes, uint8 [count, 64, 64, 3], of one numbered stream."""
     found, rng = _pairs(count, stream)
     return [c for c, _ in found], np.stack([scenes.render(s, rng) for _, s in found])
 
@@ -188,12 +188,12 @@ def captions(count: int, stream: int) -> list[str]:
 
 
 def _pairs(count: int, stream: int) -> tuple[list, np.random.Generator]:
-    """Pairs of caption and scene, and the generator that goes on to draw the scenes."""
+    """Pairs of caption and scene, and the random generator with which to draw the scenes."""
     rng = rng_of(97, stream)
     return [web_pair(rng) for _ in range(count)], rng
 
 
 def digest(count: int, stream: int) -> str:
-    """Digest of what decides `pairs`: the code that words and draws them, and the shipped glyphs."""
+    """Digest of what determines `pairs`: the code that phrases and draws them, and the shipped glyphs."""
     glyphs = {name: hashlib.sha256(png).hexdigest() for name, png in scenes.glyphs().items()}
     return digest_of({"count": count, "stream": stream, "code": own_fingerprint("lib.world.web"), "glyphs": glyphs})
