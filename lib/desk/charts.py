@@ -139,7 +139,7 @@ def reliability(scores: np.ndarray, good: np.ndarray, axis, bins: int = 10, labe
                   color=COLOURS.get(label, COLOURS["reward"]), capsize=3, markersize=5, label=label)  # fmt: skip
     line = np.linspace(4e-4, 1 - 4e-4, 2_000)
     axis.plot(line, line, "--", color="#777777", linewidth=1, label="perfect calibration")
-    axis.set(xlabel=f"predicted reward r (log-odds, n = {len(scores):,} images)", ylabel="share labelled good")
+    axis.set(xlabel=f"predicted reward r (log-odds scale)\n{len(scores):,} images", ylabel="share labelled good")
     axis.set_xscale("logit")  # most rewards are near 0 or 1
     axis.set(xlim=(4e-4, 1 - 4e-4), ylim=(0, 1), xticks=(t := (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)), xticklabels=t)
     axis.minorticks_off()
