@@ -22,7 +22,7 @@ def readme_values(folder: Path, notebooks: Iterable[Path] = ()) -> dict[str, str
     claims_counted and claims_that_matter; the gallery and the answers of `notebooks`.
     """
     values = {"size": f"`{folder.name}`", "claims": markdown(folder)}
-    values["claims_that_matter"] = markdown(folder, MATTER, "reports/")
+    values["claims_that_matter"] = by_name(folder, MATTER)
     ran = (folder / "claims.json").exists()
     values["claims_counted"] = counted(row["verdict"] for row in claims_of(folder)) if ran else "not run yet"
     values |= {"gallery": gallery.markdown(folder, notebooks), "answers": answers(folder, notebooks)}
@@ -59,25 +59,36 @@ def answers(folder: Path, notebooks: Iterable[Path]) -> str:
     """A table of Markdown: each notebook as we ran it, with the first sentence of its answer."""
     lines = ["| notebook, with its results | answer |", "| --- | --- |"]
     for e in gallery.entries(folder, notebooks):
-        first = (e["answer"] or "Not run").split(". ")[0].rstrip(".")
+        first = re.split(r"[.;] ", e["answer"] or "Not run")[0].rstrip(".")
         lines.append(f"| [{e['title']}](reports/notebooks/{e['stem']}.ipynb) | {first}. |")
     return "\n\n" + "\n".join(lines) + "\n\n"
 
 
-def markdown(folder: Path, names: Iterable[str] = (), beside: str = "") -> str:
-    """The claims stored in a folder of reports, all or those of these names, as a table of Markdown, or a line where there
-    are none. Links lead to notebooks/, or to that of the folder `beside`."""
+def by_name(folder: Path, names: Iterable[str]) -> str:
+    """A table of Markdown of the claims of these names, with verdicts; a line where there are none."""
+    if not (folder / "claims.json").exists():
+        return "not run yet"
+    lines = ["| claim | paper | here [95 % interval] | verdict |", "| --- | --- | --- | --- |"]
+    for row in (r for r in claims_of(folder) if r["name"] in names):
+        lines.append(f"| {row['name']} | {shown(row['paper_value'], row['unit'])} | {here(row)} | {row['verdict']} |")
+    return "\n\n" + "\n".join(lines) + "\n\n"
+
+
+def here(row: Mapping) -> str:
+    """This study's value of a claim, with its interval if it has one."""
+    ends = [shown(row[k], row["unit"]).split()[0] for k in ("low", "high") if row[k] is not None]
+    return shown(row["value"], row["unit"]) + (f" [{', '.join(ends)}]" if ends else "")
+
+
+def markdown(folder: Path) -> str:
+    """The claims stored in a folder of reports as a table of Markdown, or a line where there are none."""
     if not (folder / "claims.json").exists():
         return "not run yet"
     head = "| where | claim | paper | here [95 % interval] | verdict |\n| --- | --- | --- | --- | --- |\n"
     lines = []
-    for row in (r for r in claims_of(folder) if not names or r["name"] in names):
-        unit = row["unit"]
-        here = shown(row["value"], unit)
-        if row["low"] is not None:
-            here += f" [{shown(row['low'], unit).split()[0]}, {shown(row['high'], unit).split()[0]}]"
-        link = f"[{row['verdict']}]({beside}notebooks/{row['notebook']}.ipynb)"
+    for row in claims_of(folder):
+        link = f"[{row['verdict']}](notebooks/{row['notebook']}.ipynb)"
         link += f": {row['reason']}" if row["verdict"] not in FOUND else ""
-        cells = row["where"], row["claim"], shown(row["paper_value"], unit), here, link
+        cells = row["where"], row["claim"], shown(row["paper_value"], row["unit"]), here(row), link
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |\n")
     return "\n\n" + head + "".join(lines) + "\n"
