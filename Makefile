@@ -74,8 +74,8 @@ pretrain: env  ## train the shipped models again (BUDGET=minutes)
 stale: env  ## name the notebooks that reproduce would run
 	$(RUN) -m lib.desk.run --check $(NOTEBOOKS) --size "$(SIZE)"
 
-lint: env  ## ruff
-	@$(RUN) -m ruff check . || { echo 'To mend what can be mended: "$(VENV)/bin/python" -m ruff check --fix .'; exit 1; }
+lint: env  ## ruff; .venv/bin/python -m ruff check --fix . mends what it can
+	$(RUN) -m ruff check .
 
 strip: env  ## remove the outputs of notebooks that were run in place
 	@$(RUN) -m jupyter nbconvert --clear-output --inplace --log-level ERROR $(NOTEBOOKS)

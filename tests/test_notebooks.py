@@ -179,7 +179,7 @@ def test_start_here_runs_at_smoke_and_renews_its_first_screen(tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     stored = json.loads((tmp_path / "smoke" / "results" / "answer_00_start_here.json").read_text("utf-8"))
-    assert stored["rows"]["text"].startswith("“Two blue dogs in the forest”")
+    assert stored["rows"]["text"].startswith("Of 16 images of “Two blue dogs in the forest”")
     figures = {p.name for p in (tmp_path / "smoke" / "figures").iterdir()}
     assert figures == {f"{name}.{kind}" for name in ("denoising", "one_prompt") for kind in ("png", "txt")}
     done = tmp_path / "smoke" / "notebooks" / "00_start_here.ipynb"
@@ -206,9 +206,9 @@ def test_it_is_committed_as_we_ran_it_with_its_answer_and_its_figures(path):
     outputs = [o for c in cells(done, "code") for o in c["outputs"]]
     answer = json.loads((best / "results" / f"answer_{path.stem}.json").read_text("utf-8"))["rows"]["text"]
     assert sum(answer in "".join(o.get("data", {}).get("text/markdown", "")) for o in outputs) == 2  # first screen and end
-    drawn = {base64.b64encode(p.read_bytes()).decode() for p in (best / "figures").glob("*.png")}
-    shown = ["".join(o["data"]["image/png"]).replace("\n", "") for o in outputs if "image/png" in o.get("data", {})]
-    assert shown and set(shown) <= drawn
+    shown = {base64.b64decode("".join(o["data"]["image/png"])) for o in outputs if "image/png" in o.get("data", {})}
+    files = [best / "figures" / f"{name}.png" for c in cells(path, "code") for name in gallery.saved_by(c["source"])]
+    assert files and [p.stem for p in files if p.is_file() and p.read_bytes() not in shown] == []
     said = done.read_text("utf-8")
     assert not re.search(r"papermill|Takes|it/s\]|\d\d:\d\d:\d\d|/tmp/|/home/|/root/", said)
     assert sum(p.stat().st_size for p in done.parent.glob("*.ipynb")) <= 15e6

@@ -1,6 +1,7 @@
 """Executed notebooks as readers see them, without progress, dates, minutes and machine; and the gallery: what each notebook
 asks, what came out, and figures that show it."""
 
+import base64
 import json
 import re
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from lib.desk import figures
 
 WIDGET = "application/vnd.jupyter.widget-view+json"  # progress bars
 PROGRESS = re.compile(r"\r[^\r\n]*|update \d+ of \d+, loss .*")  # as other processes print it
+BARE_PATH = re.compile(r"(Posix|Windows)Path\('.*'\)")  # of a cell that ends by writing a file
 TAKES = re.compile(r"\s*\*\*Takes\*\*.*")  # the minutes on a notebook's first screen
 LEFT_OUT = "What this cell says depends on the machine: run it to see yours.\n"
 # One to three figures a notebook, each with its caption.
@@ -97,7 +99,9 @@ def markdown(folder: Path, notebooks: Iterable[Path]) -> str:
     for row in entries(folder, notebooks):
         lines.append(f"### [{row['title']}](notebooks/{row['stem']}.ipynb)")
         lines.append(f"**{row['question']}** {row['answer'] or 'Not run.'}")
-        lines += [f"![{f['alt']}]({folder.name}/figures/{f['name']}.png)\n*{f['caption']}.*" for f in row["figures"]]
+        for figure in row["figures"]:
+            alt = " ".join(figure["alt"].split()).replace("[", "(").replace("]", ")")
+            lines.append(f"![{alt}]({folder.name}/figures/{figure['name']}.png)\n*{figure['caption']}.*")
     return "\n\n" + "\n\n".join(lines) + "\n\n"
 
 
@@ -120,6 +124,8 @@ def _tidied(output: NotebookNode) -> NotebookNode | None:
     """An output without progress; None where nothing is left."""
     if output.get("name") == "stderr" or WIDGET in output.get("data", {}):
         return None
+    if BARE_PATH.fullmatch(output.get("data", {}).get("text/plain", "")):
+        return None
     if output.output_type == "stream":
         output.text = PROGRESS.sub("", output.text).lstrip("\n")
         return output if output.text else None
@@ -140,3 +146,20 @@ def anywhere(book: NotebookNode) -> NotebookNode:
                 data["text/markdown"] = TAKES.sub("", data["text/markdown"])
                 data.pop("text/plain", None)  # the name of an object, with its address
     return book
+
+
+def illustrated(book: NotebookNode, folder: Path) -> NotebookNode:
+    """An executed notebook whose pictures are the figures that its cells saved, with their alternative texts."""
+    for cell in (c for c in book.cells if c.cell_type == "code"):
+        pictures = [o for o in cell.outputs if "image/png" in o.get("data", {})]
+        files = [folder / "figures" / f"{name}.png" for name in saved_by(cell.source)]
+        for output, path in zip(pictures, files, strict=False):
+            output.data["image/png"] = base64.b64encode(path.read_bytes()).decode()
+            output.data["text/plain"] = figures.alt(path)
+            output.metadata = {"image/png": {"alt": figures.alt(path)}}
+    return book
+
+
+def saved_by(source: str) -> list[str]:
+    """The names of the figures that a cell saves."""
+    return re.findall(r'"(\w+)", size\)', source) if "figures.save(" in source else []

@@ -50,7 +50,7 @@ def publish_notebooks(size: str, notebooks: list[Path]) -> None:
         book = gallery.anywhere(gallery.tidied(nbformat.read(reports(size) / "notebooks" / path.name, as_version=4)))
         if [c.source for c in book.cells] != [c.source for c in source.cells]:
             raise ValueError(f"{path.name} was edited since its run: run `make reproduce SIZE={size}` again")
-        nbformat.write(book, new / path.name)
+        nbformat.write(gallery.illustrated(book, reports(size)), new / path.name)
     shutil.rmtree(ours, ignore_errors=True)
     new.rename(ours)
 
