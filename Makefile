@@ -78,7 +78,7 @@ lint: env  ## ruff; .venv/bin/python -m ruff check --fix . mends what it can
 	$(RUN) -m ruff check .
 
 strip: env  ## remove the outputs of notebooks that were run in place
-	@$(RUN) -m jupyter nbconvert --clear-output --inplace --log-level ERROR $(NOTEBOOKS)
+	@$(RUN) -m nbconvert --clear-output --inplace --log-level ERROR $(NOTEBOOKS)
 
 clean:  ## drop cached stages, executed notebooks and smoke results (keeps .venv, results, training checkpoints)
 	mkdir -p .cache && find .cache -mindepth 1 -maxdepth 1 ! -name pretrain -exec rm -rf {} +
