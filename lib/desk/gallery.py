@@ -39,12 +39,12 @@ FIGURES = {
     },
     "05_fine_tuning": {
         "before_after_count": "Base and full method from the same noise: counts",
-        "before_after_colour": "Colours",
-        "before_after_background": "Backgrounds",
+        "before_after_colour": "Base and full method from the same noise: colours",
+        "before_after_background": "Base and full method from the same noise: places",
     },
     "06_alignment_against_fidelity": {
         "frontier": "What each way of training gains in alignment, and what it costs in fidelity",
-        "guidance_curves": "The same along the guidance scale: does training do more than the knob?",
+        "guidance_curves": "Alignment against distance along the guidance scale: does training do more than the knob?",
         "gains": "The gains, taken apart: the knob's, the training's, the reward's",
     },
     "07_rejection_sampling": {
