@@ -210,7 +210,7 @@ def test_it_is_committed_as_we_ran_it_with_its_answer_and_its_figures(path):
     files = [best / "figures" / f"{name}.png" for c in cells(path, "code") for name in gallery.saved_by(c["source"])]
     assert files and [p.stem for p in files if p.is_file() and p.read_bytes() not in shown] == []
     said = done.read_text("utf-8")
-    assert not re.search(r"papermill|Takes|it/s\]|\d\d:\d\d:\d\d|/tmp/|/home/|/root/", said)
+    assert not re.search(r"papermill|Takes|it/s\]|\d\d:\d\d:\d\d|PosixPath|WindowsPath", said)
     assert sum(p.stat().st_size for p in done.parent.glob("*.ipynb")) <= 15e6
 
 
