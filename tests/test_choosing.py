@@ -55,9 +55,21 @@ def test_the_scales_are_those_that_were_promised():
     assert len(SWEPT) >= 6 and min(SWEPT) == 1 and max(SWEPT) == 8 and BUDGET == 1.5
     assert len(COMPARED) >= 5 and set(COMPARED) < set(SWEPT)
 
+
+def scales(*points):
+    return [dict(scale=s, good=g, frechet=d) for s, g, d in points]
+
+
 def test_a_model_over_the_budget_at_every_scale_raises_it_for_the_base_too():
-    base = [dict(good=0.4, frechet=10.0), dict(good=0.6, frechet=18.0), dict(good=0.7, frechet=40.0)]
-    near, far = [dict(good=0.5, frechet=12.0)], [dict(good=0.9, frechet=20.0), dict(good=0.8, frechet=19.0)]
-    assert each_at_its_best(base, near) == (base[0], near[0])  # the budget is 15
-    assert each_at_its_best(base, far) == (base[1], far[1])  # 19, for both
-    assert budget(base) == BUDGET * 10
+    base = scales((1, 0.4, 10.0), (2, 0.6, 18.0), (3, 0.7, 40.0))
+    near, far = scales((1, 0.5, 12.0)), scales((1, 0.9, 20.0), (2, 0.8, 19.0))
+    assert each_at_its_best(base, near, 1) == (base[0], near[0])  # the budget is 15
+    assert each_at_its_best(base, far, 1) == (base[1], far[1])  # 19, for both
+
+
+def test_the_base_as_it_is_used_is_always_within_the_budget():
+    base, model = scales((1, 0.4, 10.0), (2, 0.6, 15.1), (3, 0.7, 40.0)), scales((1, 0.6, 15.05), (2, 0.9, 15.2))
+    assert budget(base) == budget(base, 1) == BUDGET * 10 and budget(base, 2) == 15.1
+    assert each_at_its_best(base, model, 2) == (base[1], model[0])  # at 15.1, not at 15
+    with pytest.raises(ValueError, match="^no point at guidance scale 4: one of 1, 2, 3$"):
+        budget(base, 4)

@@ -11,8 +11,8 @@ import nbformat
 import pytest
 import torch
 
+from lib.desk.costs import cpu_hours
 from lib.ground.paths import ROOT
-from lib.ground.sizes import cpu_hours
 
 PARAMETERS = 'size = "smoke"  # smoke, laptop, full\nimages: int = 3  # a prompt'
 WRITES = "from lib.desk import report\nreport.write('counted', {'images': images}, size, 'toy')"

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
+from lib.desk import costs
 from lib.feedback import panel, votes
-from lib.ground import sizes
 from lib.ground.cache import Artifact, digest_of
 from lib.ground.paths import ROOT
 from lib.ground.seeds import name_of
@@ -21,7 +21,7 @@ from lib.images import models, sampling
 from lib.methods import choosing, ensemble, finetune, reward
 from lib.methods.finetune import FinetuneSpec
 from lib.study import common, voting
-from lib.study.lee import ARMS, BEST_QUARTER, FILTERED, FULL_METHOD, OTHER_WEIGHTINGS, SCARCE, TRUTH, LeeStudy
+from lib.study.lee import ARMS, BEST_QUARTER, FILTERED, FULL_METHOD, OTHER_WEIGHTINGS, RANDOM, SCARCE, TRUTH, LeeStudy
 from lib.study.wu import WuStudy
 from lib.world import prompts
 from lib.world.scenes import OBJECTS, SEEN, UNSEEN
@@ -389,7 +389,7 @@ def test_other_weightings_change_the_weights_alone_and_keep_their_mean(tuned):
         found = tuned(arm)
         assert found.spec == full.spec and {k for k in full.inputs if full.inputs[k] != found.inputs[k]} == {"weights"}
         assert found.model.weight.mean().item() == pytest.approx(0.5)
-    assert sorted(tuned("random r").model.weight.tolist()) == sorted(full.model.weight.tolist())
+    assert sorted(tuned(RANDOM).model.weight.tolist()) == sorted(full.model.weight.tolist())
     torch.testing.assert_close(tuned("thresholded r").model.weight, torch.tensor([0, 0, 0, 0, 4 / 3, 0, 4 / 3, 4 / 3]))
     steep = tuned("exponential r").model.weight
     assert (steep[4] / steep[0]).log().item() == pytest.approx(4 * 0.9, rel=1e-4)
@@ -400,17 +400,19 @@ def test_the_work_of_a_size_counts_the_arms_and_settings_that_are_trained():
     (cell,) = [c for c in book["cells"] if "parameters" in c["metadata"].get("tags", [])]
     given = {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse("".join(cell["source"])).body}
     changed = [x for name in ("learning_rates", "betas", "lengths") for x in sorted(given[name])[::2]]  # beside the centre
-    assert sizes.TRIED == 1 + len(changed) + 2 and sum(sorted(given["lengths"])[::2]) == sizes.LENGTHS
-    settings = len(changed) - 2 + 2  # schedule, scale of drawing; half the updates is among the lengths
-    assert sizes.TRAINED == len(ARMS) and len(TRUTH) == 1
-    assert sizes.TRIALS == settings + len(TRUTH) + 2 + len(FILTERED) + 1 + len(OTHER_WEIGHTINGS) + len(SCARCE)
+    assert costs.TRIED == 1 + len(changed) + 2  # and the schedule, and the scale of drawing
+    assert costs.LENGTHS == sum(sorted(given["lengths"])[::2]) + 1  # and the constant rate
+    settings = len(changed) - 2 + 1  # and the scale of drawing; half the updates is among the lengths
+    weightings = [arm for arm in OTHER_WEIGHTINGS if arm != RANDOM]  # which is no trial
+    assert costs.TRAINED == len(ARMS) and len(TRUTH) == 1
+    assert costs.TRIALS == settings + len(TRUTH) + 2 + len(FILTERED) + 1 + len(weightings) + len(SCARCE)
     swept, compared = len(choosing.SWEPT), len(choosing.COMPARED)
-    assert sizes.SCALES == swept + (compared - 2) + len(choosing.STRENGTHS) + (compared - 1)  # half the scale was tried, too
-    assert sizes.ALONG == swept - 1 + 3 * (compared - 1)
-    assert sizes.SamplerSpec().guidance_scale in choosing.COMPARED
-    assert sizes.unet_runs({"to label": 3, "trained on": 2}) == 3 * sizes.SamplerSpec().calls + 2 * 3
-    assert list(SIZES) == sorted(SIZES, key=sizes.cpu_hours)
-    assert sizes.cpu_hours("evening") == pytest.approx(sizes.EVENING_HOURS)
+    assert costs.SCALES == swept + (compared - 1) + len(choosing.STRENGTHS) + (compared - 1)  # half the scale was tried
+    assert costs.ALONG == swept - 1 + 3 * (compared - 1)
+    assert SamplerSpec().guidance_scale in choosing.COMPARED
+    assert costs.unet_runs({"to label": 3, "trained on": 2}) == 3 * SamplerSpec().calls + 2 * 3
+    assert list(SIZES) == sorted(SIZES, key=costs.cpu_hours)
+    assert costs.cpu_hours("evening") == pytest.approx(costs.EVENING_HOURS)
 
 
 def test_where_labels_are_scarce_the_model_sees_the_labelled_images_or_all_of_them(tuned):
@@ -470,4 +472,4 @@ def test_the_reward_direction_is_an_arm_less_constant_reward_of_the_same_setting
     monkeypatch.setattr("lib.study.lee.arithmetic.along", lambda load, plus, minus, strength, base: (plus, minus, strength))
     constant = (("constant reward", spec), spec.updates)
     assert made.reward_direction(spec, 2.0) == (((FULL_METHOD, spec), spec.updates), constant, 2.0)
-    assert made.reward_direction(spec, 4.0, "random r")[0] == (("random r", spec), spec.updates)
+    assert made.reward_direction(spec, 4.0, RANDOM)[0] == ((RANDOM, spec), spec.updates)

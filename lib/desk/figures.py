@@ -41,6 +41,8 @@ MARKERS |= {"chance": "v", "aesthetic predictor": "^", "people's guess": "s", "p
             "adapted": "s", "adapted, negative prompt": "D", "base, negative prompt": "P",
             "regularisation only, negative prompt": "^"}  # fmt: skip
 
+GOOD, OTHER = "#3a9a4a", "#bbbbbb"  # images that are called good, and all others
+
 
 def style() -> None:
     """Set the study's style, regardless of the user's own settings; call once per notebook."""
@@ -91,12 +93,12 @@ def described(figure: Figure) -> str:
 
 def sheet(
     images: np.ndarray, columns: int, titles: Sequence[str] | None = None, rows: Sequence[str] | None = None,
-    zoom: float = 1.0, marks: Sequence[str] | None = None, group: int | None = None,
+    zoom: float = 1.0, framed: Sequence[bool] | None = None, group: int | None = None,
 ) -> Figure:
     """A contact sheet of uint8 images [image, height, width, 3], row by row, every pixel drawn as a square.
 
-    `titles` go above the images, wrapped, `rows` to the left of each row; `marks` are the colours of frames around the
-    images; every `group` columns there is a gap.
+    `titles` go above the images, wrapped, `rows` to the left of each row. If `framed` is given, images for which it is true
+    have a green frame, others a grey one. Every `group` columns there is a gap.
     """
     lines = -(-len(images) // columns)
     deep = max((len(textwrap.wrap(t, int(14 * zoom))) for t in titles), default=0) if titles else 0
@@ -105,9 +107,9 @@ def sheet(
     for i, axis in enumerate(axes.flat):
         axis.set(xticks=[], yticks=[])
         for side in axis.spines.values():
-            side.set_visible(bool(marks) and i < len(images))
-            if marks and i < len(images):
-                side.set(color=marks[i], linewidth=2.5)
+            side.set_visible(framed is not None and i < len(images))
+            if framed is not None and i < len(images):
+                side.set(color=GOOD if framed[i] else OTHER, linewidth=2.5)
         if i < len(images):
             axis.imshow(images[i], interpolation="nearest")
             if titles:

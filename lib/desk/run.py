@@ -18,12 +18,13 @@ import time
 from pathlib import Path
 
 from lib.desk import parameters
+from lib.desk.costs import cpu_hours
 from lib.desk.fence import fence
 from lib.desk.fresh import digest_if_there, fingerprint, is_fresh, libraries, quality_of, record_of, written
 from lib.desk.report import timing
 from lib.ground.cache import file_digest, save_json
 from lib.ground.paths import CACHE, ROOT, reports
-from lib.ground.sizes import SIZES, cpu_hours
+from lib.ground.sizes import SIZES
 
 PATIENCE = 3  # hours of work that need no confirmation
 

@@ -13,7 +13,7 @@ class SamplerSpec:
     the prompt only and reuse the last guidance correction to the noise. Notebook 01 compares this with ten guided steps.
     """
 
-    guidance_scale: float = 3.0  # chosen by the rule of notebook 01 at size evening, then frozen
+    guidance_scale: float = 3.0  # chosen by the rule of notebook 01, then frozen
     steps: int = 8
     guided: int = 5
     negative_prompt: str = ""
@@ -80,20 +80,20 @@ SIZES = {
         preference_epochs=2, adaptation_updates=6, adapted_images=2, adapted_captions=64,
     ),
     "laptop": Size(
-        prompts=(54, 29, 40, 160), images=(10, 10, 6, 8), unlabelled=900, unseen_prompts=(30, 20, 15, 15),
-        unseen_images=8, evaluation_stride=1, evaluation_images=3, candidates=16, references=1_000, selection_images=4,
-        selection_captions=160, fidelity_captions=320, reward_seeds=3, reward_epochs=10, finetune_seeds=1, updates=100,
-        batch=(32, 16), pretraining=3_000, judged=1_000, held_out=8, choice_prompts=(400, 200), choosers=12, users=400,
-        second_prompts=150, preference_seeds=3, preference_epochs=4, adaptation_updates=100, adapted_images=2,
-        adapted_captions=160,
+        prompts=(54, 29, 40, 160), images=(10, 10, 6, 8), unlabelled=600, unseen_prompts=(30, 20, 15, 15),
+        unseen_images=8, evaluation_stride=1, evaluation_images=3, candidates=16, references=1_000, selection_images=3,
+        selection_captions=160, fidelity_captions=300, reward_seeds=2, reward_epochs=10, finetune_seeds=1, updates=100,
+        batch=(32, 16), pretraining=3_000, judged=1_000, held_out=8, choice_prompts=(300, 150), choosers=12, users=400,
+        second_prompts=150, preference_seeds=2, preference_epochs=4, adaptation_updates=60, adapted_images=2,
+        adapted_captions=120,
     ),
     "evening": Size(
-        prompts=(108, 58, 80, 354), images=(12, 12, 6, 8), unlabelled=3_000, unseen_prompts=(30, 20, 15, 15),
-        unseen_images=12, evaluation_stride=1, evaluation_images=6, candidates=16, references=2_000, selection_images=6,
-        selection_captions=400, fidelity_captions=1_000, reward_seeds=5, reward_epochs=10, finetune_seeds=2, updates=200,
-        batch=(48, 24), pretraining=6_000, judged=2_000, held_out=10, choice_prompts=(900, 400), choosers=12, users=400,
-        second_prompts=300, preference_seeds=5, preference_epochs=4, adaptation_updates=140, adapted_images=3,
-        adapted_captions=400,
+        prompts=(108, 58, 80, 354), images=(12, 12, 6, 8), unlabelled=2_400, unseen_prompts=(30, 20, 15, 15),
+        unseen_images=12, evaluation_stride=1, evaluation_images=6, candidates=16, references=2_000, selection_images=5,
+        selection_captions=320, fidelity_captions=800, reward_seeds=3, reward_epochs=10, finetune_seeds=2, updates=200,
+        batch=(40, 20), pretraining=6_000, judged=2_000, held_out=10, choice_prompts=(800, 360), choosers=12, users=400,
+        second_prompts=300, preference_seeds=3, preference_epochs=4, adaptation_updates=110, adapted_images=3,
+        adapted_captions=320,
     ),
     "gpu": Size(
         prompts=(108, 58, 80, 2_528), images=(60, 60, 30, 6), unlabelled=16_000, unseen_prompts=(30, 20, 40, 60),
@@ -112,43 +112,6 @@ SIZES = {
         preference_epochs=6, adaptation_updates=10_000, adapted_images=8, adapted_captions=5_000,
     ),
 }  # fmt: skip
-
-
-TRAINED = 5  # arms of `lib.study.lee.ARMS`; the full method is among the lengths that notebook 05 tries
-LENGTHS = 2.5  # updates of the other lengths there, in total, relative to the size's updates
-TRIED = 9  # settings that notebook 05 tries at two guidance scales, including the lengths
-TRIALS = 16  # training runs of half the updates: 6 settings and TRUTH in notebook 05, 3 in 07, 6 in 10
-SCALES = 18  # points to choose among: 7 guidance scales of the base, 3 more of the full method, and 4 strengths and 4 more
-# scales of the reward direction
-ALONG = 18  # points of notebook 06 along the guidance scales, besides the study's own
-EVENING_HOURS = 1.6  # measured on an earlier version, nothing cached, two cores with bfloat16; to be measured again
-
-
-def work(size: Size) -> dict[str, int]:
-    """Images drawn by notebooks 01, 05 and 06 and trained on by 05, 06, 07 and 10; without 10's frontier by choice."""
-    tuned = TRAINED + 2 * (size.finetune_seeds - 1)  # more runs of the full method and of constant reward
-    asked = -(-120 // size.evaluation_stride)
-    drawn = {
-        "to label": sum(p * n for p, n in zip(size.prompts, size.images, strict=True)),
-        "unlabelled": size.unlabelled,
-        "drawn at scale 1": sum(p * n for p, n in zip(size.prompts, size.images, strict=True)) + size.unlabelled,
-        "unseen": sum(size.unseen_prompts) * size.unseen_images,
-        "choices": (40 * size.selection_images + size.selection_captions) * (SCALES + 2 * TRIED),
-        "evaluation": asked * size.evaluation_images * (3 + tuned + 3 * size.finetune_seeds),  # some at their best scale
-        "fidelity": size.fidelity_captions * (1 + tuned),
-        "along guidance": (asked * size.adapted_images + size.adapted_captions) * ALONG,
-    }
-    return drawn | {"trained on": round(size.updates * sum(size.batch) * (tuned + LENGTHS + 1 + TRIALS / 2))}  # 1: TRUTH
-
-
-def unet_runs(work) -> int:
-    """Runs of the U-Net for this work: all that it takes to draw an image; training on one costs about three."""
-    return sum(n * (3 if what == "trained on" else SamplerSpec().calls) for what, n in work.items())
-
-
-def cpu_hours(name: str) -> float:
-    """Rough time a size takes on two CPU cores, in hours: scaled from evening by the number of U-Net runs."""
-    return EVENING_HOURS * unet_runs(work(size_named(name))) / unet_runs(work(SIZES["evening"]))
 
 
 def size_named(name: str) -> Size:

@@ -30,15 +30,27 @@ def best_within(points: Sequence[Mapping], limit: float) -> Mapping:
     return min(points, key=lambda p: p["frechet"])
 
 
-def budget(base: Sequence[Mapping]) -> float:
-    """The largest distance at which a model may be used, from the base's points at the guidance scales."""
-    return BUDGET * min(p["frechet"] for p in base)
+def budget(base: Sequence[Mapping], used: float | None = None) -> float:
+    """The largest distance at which a model may be used, from the base's points at the guidance scales: `BUDGET` times the
+    smallest or, given the scale at which the base is `used`, at least its distance there.
+
+    Raises ValueError if no point has that scale.
+    """
+    limit = BUDGET * min(p["frechet"] for p in base)
+    if used is None:
+        return limit
+    there = [p["frechet"] for p in base if p["scale"] == used]
+    if not there:
+        scales = ", ".join(f"{p['scale']:g}" for p in base)
+        raise ValueError(f"no point at guidance scale {used:g}: one of {scales}")
+    return max(limit, *there)
 
 
-def each_at_its_best(base: Sequence[Mapping], model: Sequence[Mapping]) -> tuple[Mapping, Mapping]:
-    """The points of the base and of a model that are compared, both by `best_within` under one limit: the budget or, for a
-    model that exceeds it at every scale, that model's smallest distance, which the base may then reach, too."""
-    limit = max(budget(base), min(p["frechet"] for p in model))
+def each_at_its_best(base: Sequence[Mapping], model: Sequence[Mapping], used: float) -> tuple[Mapping, Mapping]:
+    """The points of the base and of a model that are compared, both by `best_within` under one limit: the budget of a base
+    that is `used` at this guidance scale or, for a model that exceeds it at every scale, that model's smallest distance,
+    which the base may then reach, too."""
+    limit = max(budget(base, used), min(p["frechet"] for p in model))
     return best_within(base, limit), best_within(model, limit)
 
 

@@ -41,7 +41,7 @@ SCARCE = {
 TRUTH = {"truth on counting": dict(unlabelled=True, beta=True, weighting="raw", use_model=True, truth="count")}
 # Chooses among images like rejection sampling, but for training: batches contain no others (notebook 07).
 FILTERED = {"best quarter of each prompt": dict(unlabelled=True, beta=True, weighting="best quarter", use_model=True)}
-FULL_METHOD, CONSTANT, BEST_QUARTER = "full method", "constant reward", *FILTERED
+FULL_METHOD, CONSTANT, RANDOM, BEST_QUARTER = "full method", "constant reward", "random r", *FILTERED
 DIRECTION = "reward direction"  # not an arm: see `lib.methods.arithmetic`
 SETTINGS = ("learning_rate", "schedule", "beta", "updates", "drawn_at")  # what notebook 05 chooses for all arms
 
@@ -223,7 +223,7 @@ class LeeStudy(Study):
             kept = rejection.best_quarter(r, texts)
             rows, weight = rows[kept > 0], kept[kept > 0] * (r.mean() / kept[kept > 0].mean())
         else:
-            weight = finetune.reweighted(r, weighting, threshold=threshold)
+            weight = finetune.reweighted(r, weighting, spec.seed, threshold)
         return tuning.tuned(self, sets, rows, weight, spec)
 
     def reward_direction(self, spec: finetune.FinetuneSpec, strength, of=FULL_METHOD) -> tuple[Artifact, int]:
