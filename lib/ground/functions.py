@@ -20,7 +20,8 @@ def written_digest(function: Callable, above: tuple[Callable, ...] = ()) -> str:
     loaded = {i.argval for c in codes for i in dis.get_instructions(c) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     outside = {name: function.__globals__[name] for name in loaded & set(function.__globals__)}
     outside |= zip(function.__code__.co_freevars, (cell.cell_contents for cell in function.__closure__ or ()), strict=True)
-    outside |= {f"default {i}": value for i, value in enumerate(function.__defaults__ or ())} | (function.__kwdefaults__ or {})
+    outside |= {f"default {i}": value for i, value in enumerate(function.__defaults__ or ())}
+    outside |= function.__kwdefaults__ or {}
     named = {name: _outside(name, value, (*above, function)) for name, value in outside.items()}
     return digest_of([[_of_code(c) for c in codes], named])
 

@@ -176,7 +176,7 @@ class LeeStudy(Study):
         codes = [None if np.isnan(y) else [float(y), int(k)] for y, k in zip(labels, raters, strict=True)]
         inputs = {"images": self.labelled_images, "clip": self.clip_digest, "labels": digest_of(codes)}
         specs = [replace(spec, epochs=spec.epochs or self.size.reward_epochs) for spec in specs]
-        rewards = ensemble.trained(specs, image, text, texts, labels, raters, models.load_clip, inputs, auxiliary)
+        rewards = ensemble.trained(specs, image, text, texts, labels, raters, models.load_clip, inputs, auxiliary=auxiliary)
         return list(zip(rewards, specs, strict=True))
 
     def scores(self, images: Artifact, rewards: list) -> np.ndarray:
