@@ -2,7 +2,7 @@
 
 import dis
 from collections.abc import Callable, Iterator
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, ModuleType, NoneType
 
 from lib.ground.cache import digest_of
 from lib.ground.source import SOURCES, own_fingerprint
@@ -48,7 +48,8 @@ def _outside(name: str, value, above: tuple[Callable, ...]) -> str:
         return "above" if value in above else written_digest(value, above)
     if home in SOURCES and isinstance(value, (ModuleType, FunctionType, type)):
         return own_fingerprint(home)
-    if hasattr(value, "__name__") and home != user.__module__ and not isinstance(value, MethodType):
+    of_object = not isinstance(getattr(value, "__self__", None), (NoneType, ModuleType, type))  # a method of an object
+    if hasattr(value, "__name__") and home != user.__module__ and not of_object:
         return f"{home}.{value.__name__}"
     if _is_plain(value):
         return repr(value)

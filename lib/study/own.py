@@ -57,7 +57,7 @@ def finetuned(study, weighting: Callable, spec: finetune.FinetuneSpec) -> tuple[
     sets, own = study.own_images(spec.drawn_at), study.run_reward(spec.seed)
     r = np.concatenate([study.scores(s, own)[0] for s in sets])
     texts = [p for s in sets for p in sampling.load_images(s).prompts]
-    weight = finite("weights", np.asarray(weighting(r.copy(), texts), float))
+    weight = finite("weights", np.asarray(weighting(r.copy(), texts), r.dtype))
     if weight.shape != r.shape or weight.min() < 0 or not weight.any():
         got = f"shape {weight.shape}, {weight.min():g} to {weight.max():g}"
         raise ValueError(f"{weighting.__name__} gave weights of {got}: want {len(r):,} of at least 0, not all 0")
