@@ -1,10 +1,10 @@
 """The shared code of the study. Packages import one way only, each from those above it; read them in this order:
 
-ground    where things are, what is kept and how: paths, sizes, seeds, source, memory, cache, checkpoint, precision, stats
+ground    what is kept, and where: paths, sizes, seeds, source, memory, cache, functions, checkpoint, precision, stats
 world     the emoji world and its language: scenes, prompts, perturbed, web
 images    from prompts to images and what is measured in them: networks, models, sampling, embedding, metrics
 feedback  who judges them: judges, labels, panel, votes, tallies, taste, choices
 methods   training; reward, ensemble, denoising, finetune, arithmetic, preference, adaptation; rejection, ablation, choosing
-study     the stages that notebooks ask for by name: common, lee (LeeStudy), tuning, voting, users, wu (WuStudy); ahead
+study     the stages that notebooks ask for by name: common, lee (LeeStudy), tuning, own, voting, users, wu (WuStudy); ahead
 desk      output: figures, charts, planes, report, claims; run, beside, gallery, readme, publish, site; export, pack; bench
 """

@@ -121,9 +121,9 @@ def asked(empty_cache, monkeypatch, patched):
     """The specs of each training, three of which fit together, and a function that asks for rewards of several specs."""
     groups, real = [], ensemble.train
 
-    def noted(image, text, pool, lessons):
+    def noted(image, text, pool, lessons, **how):
         groups.append([one.spec for one in lessons])
-        return real(image, text, pool, lessons)
+        return real(image, text, pool, lessons, **how)
 
     monkeypatch.setattr(ensemble, "train", noted)
     monkeypatch.setattr(ensemble, "TOGETHER", 3)

@@ -35,9 +35,10 @@ def data():
     return dict(image=image, text=text, labels=labels, others=others, pool=MEANINGS)
 
 
-def train(data, spec, **changed):
+def train(data, spec, auxiliary=prompt_classification_loss, **changed):
     image, text, labels, others, pool = {**data, **changed}.values()
-    return ensemble.train(image, text, pool, [Lesson(spec, np.arange(len(labels)), labels, others)])[0]
+    lessons = [Lesson(spec, np.arange(len(labels)), labels, others)]
+    return ensemble.train(image, text, pool, lessons, auxiliary=auxiliary)[0]
 
 
 def accuracy(network, spec) -> float:
@@ -85,13 +86,14 @@ def test_prompts_are_classified_for_good_items_only(data):
     assert not same(first, train(data, spec, others=moved[True]))
 
 
-def test_each_good_image_is_scored_with_its_own_prompt_and_its_own_draws(data, monkeypatch):
+def test_each_good_image_is_scored_with_its_own_prompt_and_its_own_draws(data):
     spec, seen = replace(SPEC, epochs=2, batch=1200), []
-    monkeypatch.setattr(
-        ensemble, "prompt_classification_loss",
-        lambda rewards, t: seen.append(rewards.detach().cpu().numpy()[0]) or prompt_classification_loss(rewards, t),
-    )  # fmt: skip
-    train(data, spec)
+
+    def noted(rewards, temperature):
+        seen.append(rewards.detach().cpu().numpy()[0])
+        return prompt_classification_loss(rewards, temperature)
+
+    assert same(train(data, spec, noted), train(data, spec))
     assert [x.shape for x in seen] == [(data["labels"].sum(), 1 + spec.perturbed)] * 2
     torch.manual_seed(spec.seed)
     network, good = reward.Reward(16, spec.width), data["labels"] == 1  # the first weights
@@ -219,10 +221,9 @@ def test_what_cannot_be_learnt_from_is_refused_in_one_line(data):
         train(data, SPEC, image=broken)
 
 
-def test_an_infinite_loss_is_refused(data, monkeypatch):
-    monkeypatch.setattr(ensemble, "prompt_classification_loss", lambda *a: torch.tensor(float("inf")))
+def test_an_infinite_loss_is_refused(data):
     with pytest.raises(ValueError, match="^the reward's loss is inf in epoch 0"):
-        train(data, SPEC)
+        train(data, SPEC, lambda rewards, t: rewards[..., 0] * float("inf"))
     train(data, replace(SPEC, auxiliary_weight=0.0, epochs=1))
 
 
@@ -313,7 +314,7 @@ def stages(said, empty_cache, monkeypatch, patched):
     """A function of a changed spec that trains nothing: what the stage asked `train` for, None from the cache."""
     asked = []
 
-    def recorded(image, text, pool, lessons):
+    def recorded(image, text, pool, lessons, auxiliary):
         asked.append(SimpleNamespace(**vars(lessons[0]), pool=pool))
         return [reward.Reward(image.shape[1], lesson.spec.width) for lesson in lessons]
 

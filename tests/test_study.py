@@ -295,7 +295,7 @@ def test_prompts_are_held_out_whole_about_one_in_as_many_as_the_size_says(asked,
 def test_rewards_are_known_by_labels_and_raters_and_take_the_sizes_epochs(labelled, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        ensemble, "trained", lambda specs, *args: calls.append((len(specs), specs[0], args[-1])) or list(specs))
+        ensemble, "trained", lambda specs, *args, **how: calls.append((len(specs), specs[0], args[-1])) or list(specs))
     labelled.rewards(), labelled.rewards(reward.RewardSpec(epochs=3))
     labelled.feedback = (labelled.feedback[0], labelled.feedback[1], 1 - labelled.feedback[2])
     labelled.rewards(seeds=9)
@@ -306,7 +306,7 @@ def test_rewards_are_known_by_labels_and_raters_and_take_the_sizes_epochs(labell
 
 def test_rewards_of_several_variants_are_asked_for_at_once_and_come_by_name_one_a_seed(labelled, monkeypatch):
     calls, early = [], []
-    monkeypatch.setattr(ensemble, "trained", lambda specs, *args: calls.append(specs) or [f"r of {s}" for s in specs])
+    monkeypatch.setattr(ensemble, "trained", lambda specs, *args, **how: calls.append(specs) or [f"r of {s}" for s in specs])
     monkeypatch.setattr(labelled, "ahead", lambda *wanted: early.extend(wanted))
     labelled.size = replace(labelled.size, reward_seeds=2)
     variants = {"plain": reward.RewardSpec(epochs=3), "narrow": reward.RewardSpec(epochs=3, width=8)}

@@ -60,6 +60,10 @@ FIGURES = {
         "frontier_by_choice": "Alignment, fidelity and diversity by setting and by weighting",
         "styles": "Styles that no label showed, before and after",
     },
+    "11_bring_your_own": {
+        "own_parts": "Raters, a loss and a weighting of your own, beside what they replace",
+        "own_grid": "A prompt grid of your own",
+    },
     "99_claims": {"claims": "The papers' claims, one by one"},
 }
 

@@ -18,8 +18,8 @@ from lib.ground.paths import ROOT
 
 PACKAGES = ("lib", "pretrain")
 # These modules decide where results are stored, how they look and what is refused, but not what the results are.
-NOT_CODE = {"lib.ground.cache", "lib.ground.checks", "lib.ground.domains", "lib.ground.memory", "lib.ground.paths",
-            "lib.ground.source", "lib.desk.figures", "lib.desk.report", "lib.desk.run"}  # fmt: skip
+NOT_CODE = {"lib.ground.cache", "lib.ground.checks", "lib.ground.domains", "lib.ground.functions", "lib.ground.memory",
+            "lib.ground.paths", "lib.ground.source", "lib.desk.figures", "lib.desk.report", "lib.desk.run"}  # fmt: skip
 TOGETHER = ("lib.study.common", "lib.study.lee", "lib.study.users", "lib.study.wu")  # a class and its subclasses
 COMPUTING = ("torch", "torchvision", "numpy", "scipy", "pandas", "pyarrow", "statsmodels", "torchmetrics", "diffusers",
              "transformers", "tokenizers", "open_clip_torch", "timm", "peft", "accelerate", "safetensors",

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib.ground.cache import Artifact, load_arrays, save_arrays, stage
+from lib.ground.functions import written_digest
 from lib.ground.precision import DEVICE
 from lib.ground.seeds import torch_seed
 from lib.images.embedding import embed_texts
@@ -37,12 +38,14 @@ def shape_of(spec: RewardSpec) -> tuple:
 
 
 def train(
-    image: np.ndarray, text: np.ndarray, pool: np.ndarray, lessons: Sequence[Lesson], dtype: torch.dtype = DTYPE
-) -> list[Reward]:
+    image: np.ndarray, text: np.ndarray, pool: np.ndarray, lessons: Sequence[Lesson], dtype: torch.dtype = DTYPE,
+    auxiliary: Callable[[Tensor, Tensor], Tensor] = prompt_classification_loss,
+) -> list[Reward]:  # fmt: skip
     """Minimise L_MSE + lambda L_pc for each lesson with AdamW and cosine decay; one reward per lesson, all of one shape.
 
-    `image`, `text` float [image, dimension]; `pool` [prompt, dimension], the perturbed prompts. Raises ValueError if the
-    lessons have different shapes, if there is no good or no bad label, or if a loss stops being finite.
+    `image`, `text` float [image, dimension]; `pool` [prompt, dimension], the perturbed prompts; `auxiliary` is L_pc. Raises
+    ValueError if the lessons have different shapes, if there is no good or no bad label, if `auxiliary` does not return a
+    number per image, or if a loss stops being finite.
     """
     if len({shape_of(lesson.spec) for lesson in lessons}) != 1:
         raise ValueError("rewards of several shapes cannot be trained together")
@@ -59,7 +62,10 @@ def train(
         r, theirs = rewards_of(weights, x[rows], z[rows], bank[others])
         loss = (plan.of_label[update] * (r - plan.labels[update]) ** 2).sum(1)
         if some:
-            said = prompt_classification_loss(torch.cat([r[:, :some, None], theirs], 2), plan.temperature)
+            said = auxiliary(torch.cat([r[:, :some, None], theirs], 2), plan.temperature)
+            if getattr(said, "shape", None) != (wanted := r[:, :some].shape):
+                got = tuple(getattr(said, "shape", ())) or said
+                raise ValueError(f"the auxiliary loss gave {got}: want a tensor [reward, image] = {tuple(wanted)}")
             loss = loss + (plan.of_prompt[update, :, :some] * said).sum(1)
         losses.append(loss.detach())
         gradients = torch.autograd.grad(loss.sum(), list(weights.values()))
@@ -141,18 +147,22 @@ def perturbed_embeddings(form: str, load: Callable, digest: str) -> np.ndarray:
 def trained(
     specs: Sequence[RewardSpec], image: np.ndarray, text: np.ndarray, prompts: Sequence[str], labels: np.ndarray,
     raters: np.ndarray, load: Callable, inputs: Mapping[str, Artifact | str],
+    auxiliary: Callable[[Tensor, Tensor], Tensor] = prompt_classification_loss,
 ) -> list[Reward]:
     """The stages of rewards, one per spec, each trained on its `lesson_of`. A missing one is trained together with the
     others of its shape, as many as the device takes, whether those are missing or not, so that a killed and restarted run
     gives the same result as an uninterrupted one.
 
     `inputs` are the digests of the images, the labels with their raters, and (`clip`) the weights behind the embeddings.
+    Another `auxiliary` loss, handed to `train`, is part of the key by what it does.
     """
+    if auxiliary is not prompt_classification_loss:
+        inputs = dict(inputs) | {"auxiliary": written_digest(auxiliary)}
 
     def group_trained(group: Sequence[RewardSpec]) -> dict[RewardSpec, Reward]:
         pool = perturbed_embeddings(group[0].perturbed_form, load, inputs["clip"]) if group[0].auxiliary_weight else text[:1]
         lessons = [lesson_of(spec, prompts, labels, raters) for spec in group]
-        return dict(zip(group, train(image, text, pool, lessons), strict=True))
+        return dict(zip(group, train(image, text, pool, lessons, auxiliary=auxiliary), strict=True))
 
     def found(spec: RewardSpec, rewards: Callable[[], dict[RewardSpec, Reward]]) -> Reward:
         def make(folder: Path) -> None:

@@ -3,7 +3,7 @@
 Every stage is stored under a key of what made it. Stages are computed only when requested, and later come from the cache.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -32,6 +32,13 @@ class Study:
         At size `smoke` only if many are missing: starting processes takes longer than a few of its stages.
         """
         ahead.make(self, wanted, 6 if self.name == "smoke" else 2)
+
+    def each(self, method: Callable, variants: Mapping | Iterable, *more) -> dict:
+        """What `method(variant, *more)` of this study returns for each variant, made `ahead`, by the variant's name; in a
+        list, variants are their own names."""
+        named = variants if isinstance(variants, Mapping) else {v: v for v in variants}
+        self.ahead(*[(method.__name__, v, *more) for v in named.values()])
+        return {name: method(v, *more) for name, v in named.items()}
 
     # ---- models ---------------------------------------------------------------------------------------------------
 

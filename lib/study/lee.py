@@ -65,8 +65,7 @@ class LeeStudy(Study):
     def choice_images(
         self, unet: tuple[Artifact, int] | None = None, spec: SamplerSpec = SamplerSpec()
     ) -> tuple[Artifact, Artifact]:  # fmt: skip
-        """Images by which guidance scales and settings are chosen: of the 40 selection prompts, and one for each of the web
-        captions reserved for this."""
+        """Images by which scales and settings are chosen: of the selection prompts, and of web captions kept for this."""
         captions = self.web_captions(self.size.selection_captions, 5)
         captioned = self.sample(captions, list(range(len(captions))), "choice", unet, spec)
         return self.selection_images(unet, spec), captioned
@@ -140,9 +139,10 @@ class LeeStudy(Study):
     @cached_property
     def feedback(self) -> tuple[np.ndarray, list[str], np.ndarray]:
         """Training data of rewards, [image] each: labels 1, 0, 0.5 (skipped) or NaN (held out or none); prompts; raters."""
-        return self._feedback(self.labels)
+        return self.feedback_of(self.labels)
 
-    def _feedback(self, table: pd.DataFrame) -> tuple[np.ndarray, list[str], np.ndarray]:
+    def feedback_of(self, table: pd.DataFrame) -> tuple[np.ndarray, list[str], np.ndarray]:
+        """The same from other labels of these images."""
         first = self._first(self.labelled_images, table)
         labels = first.label.map({"good": 1.0, "bad": 0.0, "skip": 0.5}).astype(float).to_numpy()
         shown = sampling.load_images(self.labelled_images)
@@ -158,24 +158,25 @@ class LeeStudy(Study):
             self.ahead(*[("rewards", spec, seeds) for spec in variants.values()])
         count = self.size.reward_seeds if seeds is None else min(seeds, self.size.reward_seeds)
         specs = [replace(spec, seed=seed) for spec in variants.values() for seed in range(count)]
-        rewards = self._taught(specs, self.feedback)
+        rewards = self.taught(specs, self.feedback)
         return {name: rewards[i * count : (i + 1) * count] for i, name in enumerate(variants)}
 
     def run_feedback(self, run: int) -> tuple[np.ndarray, list[str], np.ndarray]:
         """`feedback` of one run, which has its own labellers."""
-        return self._feedback(self.labels_of(run)) if run else self.feedback
+        return self.feedback_of(self.labels_of(run)) if run else self.feedback
 
     def run_reward(self, run: int, labels: float = 1.0) -> list:
         """The reward of one run, trained on a share of its labels with its own seed; in the form that `rewards` returns."""
-        return self._taught([reward.RewardSpec(seed=run, labels=labels)], self.run_feedback(run))
+        return self.taught([reward.RewardSpec(seed=run, labels=labels)], self.run_feedback(run))
 
-    def _taught(self, specs: list[reward.RewardSpec], feedback: tuple[np.ndarray, list[str], np.ndarray]) -> list:
+    def taught(self, specs: list[reward.RewardSpec], feedback: tuple, auxiliary=reward.prompt_classification_loss) -> list:
+        """Rewards, in that form, trained on `feedback` of any labels."""
         labels, texts, raters = feedback
         image, text = self.embeddings(self.labelled_images)
         codes = [None if np.isnan(y) else [float(y), int(k)] for y, k in zip(labels, raters, strict=True)]
         inputs = {"images": self.labelled_images, "clip": self.clip_digest, "labels": digest_of(codes)}
         specs = [replace(spec, epochs=spec.epochs or self.size.reward_epochs) for spec in specs]
-        rewards = ensemble.trained(specs, image, text, texts, labels, raters, models.load_clip, inputs)
+        rewards = ensemble.trained(specs, image, text, texts, labels, raters, models.load_clip, inputs, auxiliary=auxiliary)
         return list(zip(rewards, specs, strict=True))
 
     def scores(self, images: Artifact, rewards: list) -> np.ndarray:
