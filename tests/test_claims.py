@@ -106,7 +106,7 @@ def test_what_was_changed_after_which_number_is_a_table_that_the_readme_leads_to
 def test_a_claim_of_the_paper_without_its_why_is_not_by_construction():
     by_construction = [c["name"] for c in TABLE if "by_construction" in c]
     assert by_construction == ["Images a category", "Base model's error profile", "HPS: people's guess"]
-    with pytest.raises(ValueError, match="has parts that show it"):
+    with pytest.raises(ValueError, match="needs parts that show it"):
         claims.checked(dict(name="n", at="a", claim="c", notebook="05_x", figure="f", reason="r", by_construction="b"))
 
 

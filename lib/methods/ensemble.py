@@ -45,7 +45,7 @@ def train(
     lessons have different shapes, if there is no good or no bad label, or if a loss stops being finite.
     """
     if len({shape_of(lesson.spec) for lesson in lessons}) != 1:
-        raise ValueError("rewards of several shapes cannot be trained together")
+        raise ValueError("rewards of different shapes cannot be trained together")
     spec = lessons[0].spec
     plan = Plan.of(lessons, dtype)
     x, z, bank = (scaled(a, spec).to(DEVICE, dtype) for a in (image, text, pool))
