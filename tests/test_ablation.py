@@ -53,14 +53,14 @@ def test_the_baseline_comes_first_then_the_groups_in_their_order_and_the_control
 
 @pytest.mark.parametrize(
     "groups, said",
-    [([{"reward": COLD}], "^the name 'reward' has a row of its own in the tables: give the variant another$"),
+    [([{"reward": COLD}], "^the name 'reward' has a row of its own in the tables: give the variant another name$"),
      ([{"CLIP score": COLD}], "^the name 'CLIP score' has a row"), ([{"CLIP score, matched longer": COLD}], "has a row"),
      ([{"cold": COLD}, {"cold": LESS}], "^the name 'cold' is used twice: give each variant a name of its own$"),
      ([{"same": replace(BASE, temperature=2.0)}], "^'same' is the same as the baseline: change another field or value$"),
-     ([{"cold": COLD}, {"cool": replace(BASE, temperature=0.5)}], "^'cool' is 'cold' again"),
-     ([{"both": replace(COLD, auxiliary_weight=0.0)}], "^'both' changes auxiliary_weight and temperature: change only one field"),
+     ([{"cold": COLD}, {"cool": replace(BASE, temperature=0.5)}], "^'cool' is the same as 'cold'"),
+     ([{"both": replace(COLD, auxiliary_weight=0.0)}], "^'both' changes auxiliary_weight and temperature: change only one"),
      ([{"luck": replace(BASE, seed=3)}], "^'luck' changes the seed, but each variant is trained with all seeds"),
-     ([{"cold": dict(temperature=0.5)}], "^'cold' is no RewardSpec: write replace.base, FIELD=VALUE.")],
+     ([{"cold": dict(temperature=0.5)}], "^'cold' is not a RewardSpec: write replace.base, FIELD=VALUE.")],
 )  # fmt: skip
 def test_a_variant_that_would_mean_something_else_is_refused_by_name(groups, said):
     with pytest.raises(ValueError, match=said) as refusal:

@@ -76,11 +76,11 @@ def test_every_claim_names_a_notebook_with_a_number_and_a_figure():
 
 @pytest.mark.parametrize(
     "change, why",
-    [({"ruel": 1}, "unknown ruel"), ({"unit": "kg"}, "unit"), ({"reason": "x"}, "not both"),
+    [({"ruel": 1}, "unknown keys: ruel"), ({"unit": "kg"}, "unit"), ({"reason": "x"}, "not both"),
      ({"parts": [{"of": "t", "row": {}}]}, "exactly one test"),
      ({"parts": [{"of": "t", "row": {}, "above": 0, "near": [0, 1]}]}, "exactly one test"),
-     ({"parts": [{"of": "t", "row": {}, "above": 0, "less": {"model": "base"}}]}, "unknown less"),
-     ({"parts": [{"of": "t", "row": {}, "at_least": 0}]}, "unknown at_least")],
+     ({"parts": [{"of": "t", "row": {}, "above": 0, "less": {"model": "base"}}]}, "unknown keys in a part: less"),
+     ({"parts": [{"of": "t", "row": {}, "at_least": 0}]}, "unknown keys in a part: at_least")],
 )  # fmt: skip
 def test_a_claim_that_is_not_whole_is_refused(change, why):
     parts = [{"of": "t", "row": {}, "above": 0}]

@@ -117,7 +117,7 @@ def test_ratings_keep_the_order_of_raters_asked_for():
 @pytest.mark.parametrize("raters, count, named", [(["bob", "cleo"], "1 of 2", "cleo"), (["Ann"], "1 of 1", "Ann"),
                                                   (["ann ", "b", "bob"], "2 of 3", "ann ")])  # fmt: skip
 def test_a_rater_who_is_not_in_the_table_is_refused_and_those_who_are_are_named(raters, count, named):
-    with pytest.raises(ValueError, match=f"^{count} raters gave no labels, such as '{named}': the raters in the table are ann, bob$"):
+    with pytest.raises(ValueError, match=f"^{count} raters gave no labels, such as '{named}': .* are ann, bob$"):
         ratings_matrix(FIRST, raters)
 
 
@@ -146,13 +146,14 @@ def test_labels_of_a_set_are_as_they_came_in_any_order_and_need_not_be_of_every_
 @pytest.mark.parametrize("image, prompt, why", [
     (DIGESTS[0].upper(), "Two dogs", f"the digest is written with capital letters or spaces, expected '{DIGESTS[0]}'"),
     (DIGESTS[0] + "\n", "Two dogs", f"the digest is written with capital letters or spaces, expected '{DIGESTS[0]}'"),
-    ("images/0003.png", "Two dogs", "this is the name of a file, expected the SHA-256 of the image's uint8 pixels, such as "),
-    (DIGESTS[0] + ".png", "Two dogs", "this is the name of a file, expected the SHA-256 of the image's uint8 pixels, such as "),
+    ("images/0003.png", "Two dogs", "this is the name of a file, expected the SHA-256 of the image's uint8 pixels, such "),
+    (DIGESTS[0] + ".png", "Two dogs", "this is the name of a file, expected the SHA-256 of the image's uint8 pixels, such "),
     (DIGESTS[0], "Two dogs.", "the set has this image for another prompt, expected exactly 'Two dogs'"),
     (DIGESTS[2], "a red colored apple", "the set has this image for another prompt, expected exactly 'A red colored apple'"),
     (DIGESTS[0][:12], "Two dogs", "this is not the digest of an image, expected the SHA-256"),
     ("3", "Six cats", "this is not the digest of an image, expected the SHA-256 of the image's uint8 pixels, such as "),
-    ("ab" * 32, "Two dogs", "no image has this digest (are these labels of other images, or is it the digest of a file?), expected the SHA-256"),
+    ("ab" * 32, "Two dogs", "no image has this digest (are these labels of other images, or is it the digest of a file?), "
+     "expected the SHA-256"),
 ])  # fmt: skip
 def test_labels_that_match_no_image_are_counted_shown_and_explained(image, prompt, why):
     rows = pd.concat([WHOLE[1:], given((image, prompt), (image, prompt + " "))])

@@ -129,8 +129,8 @@ def test_a_notebook_opens_with_its_last_answer_and_its_minutes_at_each_size(ours
 @pytest.mark.parametrize(
     "text, why",
     [("<!-- value:gian -->1<!-- /value -->", "there is no value for the markers gian"),
-     ("<!-- value:gain -->1", "not closed"),
-     ("<!-- value:gain -->1 <!-- value:gain -->2<!-- /value -->", "not closed")],
+     ("<!-- value:gain -->1", "lacks its opening or its closing part"),
+     ("<!-- value:gain -->1 <!-- value:gain -->2<!-- /value -->", "lacks its opening or its closing part")],
 )  # fmt: skip
 def test_a_readme_marker_that_cannot_be_filled_is_an_error(tmp_path, text, why):
     page = tmp_path / "README.md"
@@ -216,7 +216,7 @@ def test_a_notebook_that_was_edited_since_its_run_is_not_published(ours, reports
         folder.mkdir(parents=True)
         nbformat.write(v4.new_notebook(cells=[v4.new_code_cell(source)]), folder / "05_tuning.ipynb")
     run_of(reports / "gpu")
-    assert publish.main(["--size", "gpu"]) == 1 and "05_tuning.ipynb was edited since its run" in capsys.readouterr().err
+    assert publish.main(["--size", "gpu"]) == 1 and "05_tuning.ipynb was edited since its last" in capsys.readouterr().err
     assert not (ours / "notebooks").exists()
 
 
