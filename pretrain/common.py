@@ -146,7 +146,8 @@ def train(
         running = updates.last.clone() if running is None else running.lerp(updates.last, 0.02)
         if rank == 0 and done % every == 0:
             rate = done / max(elapsed, 1e-9)
-            print(f"{name} {done} loss {running:.4f} {rate:.2f}/s {progress:.0%} {log() if log else ''}", flush=True)
+            said = f"{name}: update {done}, loss {running:.4f}, {rate:.2f} updates/s, {progress:.0%} done"
+            print(", ".join([said, *([log()] if log else [])]), flush=True)
         if rank == 0 and time.monotonic() - saved > 60:
             saved = time.monotonic()
             updates.check()

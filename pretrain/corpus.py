@@ -13,4 +13,4 @@ if __name__ == "__main__":
     vae = AutoencoderKL.from_pretrained(MODELS / "mini-sd" / "vae").to(DEVICE, memory_format=torch.channels_last).eval()
     for index in range(int(sys.argv[1]), int(sys.argv[2])):
         corpus_chunk(index, vae)
-        print("part", index, flush=True)
+        print(f"encoded part {index}", flush=True)

@@ -48,7 +48,7 @@ def record(path: Path, reader: str, time: str) -> None:
     """Turn the letters into `reader.parquet`; raises ValueError unless there is one valid letter per image."""
     letters = [c for c in path.read_text("utf-8") if not c.isspace()]
     if len(letters) != ROWS * COLUMNS or set(letters) - set(LETTERS):
-        raise ValueError(f"{path}: want {ROWS * COLUMNS} letters of {', '.join(LETTERS)}, got {len(letters)}")
+        raise ValueError(f"{path}: expected {ROWS * COLUMNS} letters, each one of {', '.join(LETTERS)}, got {len(letters)}")
     texts = json.loads((FOLDER / "reader_prompts.json").read_text("utf-8"))
     labels.save(FOLDER / "reader.parquet", pd.DataFrame({
         "image": [image_digest(t) for t in tiles()], "prompt": texts, "rater": reader,

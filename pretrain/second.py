@@ -19,7 +19,7 @@ def main() -> None:
     card = json.loads((source / "card.json").read_text("utf-8"))
     last = card["runs, one after the other"][-1]
     if last["captions"] != "exact":
-        raise ValueError(f"mini-sd's U-Net last learnt from {last['captions']} captions: first run its exact phase")
+        raise ValueError(f"mini-sd's U-Net was last trained on {last['captions']} captions: run its exact phase first")
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "diffusion_pytorch_model.safetensors"):
         shutil.copyfile(source / name, FOLDER / name)

@@ -13,7 +13,7 @@ def render_bad(kind: str, scene: Scene, rng: np.random.Generator) -> np.ndarray:
     uint8 RGB [64, 64, 3]. The last two kinds of fault keep the scene's object and colour.
     """
     if kind not in BAD_KINDS:
-        raise ValueError(f"unknown kind {kind!r}: one of {', '.join(BAD_KINDS)}")
+        raise ValueError(f"unknown kind {kind!r}: expected one of {', '.join(BAD_KINDS)}")
     canvas = background(scene.background, rng)
     count = {"none": 0, "more than six": int(rng.integers(7, 11)), "two kinds": max(2, scene.count)}.get(kind, scene.count)
     pixels = 16 if count > 3 else int(rng.choice((16, 24) if count > 1 else (16, 24, 32)))

@@ -151,7 +151,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m pretrain.unet", description=__doc__.split("\n")[0])
     parser.add_argument("phase", choices=RATES)
     parser.add_argument("minutes", type=float, nargs="?")
-    parser.add_argument("--more", action="store_true", help="go on from the shipped U-Net")
+    parser.add_argument("--more", action="store_true", help="continue from the shipped U-Net")
     parser.add_argument("--updates", type=int, default=60_000)
     given = parser.parse_intermixed_args()
     main(given.phase, given.minutes, given.more, given.updates)

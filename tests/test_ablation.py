@@ -53,14 +53,14 @@ def test_the_baseline_comes_first_then_the_groups_in_their_order_and_the_control
 
 @pytest.mark.parametrize(
     "groups, said",
-    [([{"reward": COLD}], "^the name 'reward' has a row of its own in the tables: give the variant another$"),
+    [([{"reward": COLD}], "^the name 'reward' has a row of its own in the tables: give the variant another name$"),
      ([{"CLIP score": COLD}], "^the name 'CLIP score' has a row"), ([{"CLIP score, matched longer": COLD}], "has a row"),
      ([{"cold": COLD}, {"cold": LESS}], "^the name 'cold' is used twice: give each variant a name of its own$"),
-     ([{"same": replace(BASE, temperature=2.0)}], "^'same' is the baseline again: change another field or value$"),
-     ([{"cold": COLD}, {"cool": replace(BASE, temperature=0.5)}], "^'cool' is 'cold' again"),
-     ([{"both": replace(COLD, auxiliary_weight=0.0)}], "^'both' changes auxiliary_weight and temperature: change one field"),
+     ([{"same": replace(BASE, temperature=2.0)}], "^'same' is the same as the baseline: change another field or value$"),
+     ([{"cold": COLD}, {"cool": replace(BASE, temperature=0.5)}], "^'cool' is the same as 'cold'"),
+     ([{"both": replace(COLD, auxiliary_weight=0.0)}], "^'both' changes auxiliary_weight and temperature: change only one"),
      ([{"luck": replace(BASE, seed=3)}], "^'luck' changes the seed, but each variant is trained with all seeds"),
-     ([{"cold": dict(temperature=0.5)}], "^'cold' is no RewardSpec: write replace.base, FIELD=VALUE.")],
+     ([{"cold": dict(temperature=0.5)}], "^'cold' is not a RewardSpec: write replace.base, FIELD=VALUE.")],
 )  # fmt: skip
 def test_a_variant_that_would_mean_something_else_is_refused_by_name(groups, said):
     with pytest.raises(ValueError, match=said) as refusal:
@@ -75,7 +75,7 @@ def test_a_control_may_change_more_but_has_a_name_of_its_own_and_a_change():
         joined(BASE, {"cold": COLD}, controls={"cold": both})
     with pytest.raises(ValueError, match="'reward' has a row"):
         joined(BASE, controls={"reward": both})
-    with pytest.raises(ValueError, match="'nothing' is the baseline again"):
+    with pytest.raises(ValueError, match="'nothing' is the same as the baseline"):
         joined(BASE, controls={"nothing": BASE})
 
 
@@ -85,7 +85,7 @@ def test_a_variant_that_later_cells_read_is_missed_by_name(gone):
     controls = {"both": replace(BASE, auxiliary_weight=0.0, shuffle_labels=True)}
     assert set(joined(BASE, *groups, controls=controls, needed=needed)) == set(needed)
     left = [{k: v for k, v in g.items() if k != gone} for g in (*groups, controls)]
-    with pytest.raises(ValueError, match=f"^there is no variant {gone!r}, which later cells read: keep its name"):
+    with pytest.raises(ValueError, match=f"^there is no variant {gone!r}, but later cells read it: keep it"):
         joined(BASE, *left[:2], controls=left[2], needed=needed)
 
 
@@ -128,7 +128,7 @@ def test_with_all_labels_the_spec_stays_as_it_is_and_with_fewer_only_shares_chan
     for count in (20, 300):
         assert set(changed(with_labels(LESS, count, GIVEN, TEXTS), LESS)) <= {"labels", "prompts"}
     for count in (0, 541):
-        with pytest.raises(ValueError, match=rf"^need a number of labels in \[1, 540\], got {count}$"):
+        with pytest.raises(ValueError, match=rf"^the number of labels must be in \[1, 540\], got {count}$"):
             with_labels(LESS, count, GIVEN, TEXTS)
 
 
@@ -200,7 +200,7 @@ def test_gaps_of_opposite_sign_do_not_cancel_between_bins():
 def test_a_mean_over_seeds_is_the_mean_of_their_errors():
     scores, good = np.stack([np.full(40, 0.5), np.full(40, 0.9)]), np.tile([1.0, 0], (2, 20))
     assert calibration_error(scores, good, bins=4) == pytest.approx((0 + 0.4) / 2)
-    with pytest.raises(ValueError, match="^need a label a score and 10 of them"):
+    with pytest.raises(ValueError, match="^need one label per score and at least 10 of them"):
         calibration_error(scores[:, :9], good[:, :9])
 
 
@@ -217,7 +217,7 @@ def test_true_chances_sit_at_the_floor_and_over_sure_ones_above_it():
 
 def test_a_baseline_without_scores_is_refused_and_those_that_have_some_are_named():
     for missing in ("rewards", "CLIP score"):
-        with pytest.raises(ValueError, match=f"^no scores of the baseline '{missing}': there are reward, noise$"):
+        with pytest.raises(ValueError, match=f"^there are no scores of the baseline '{missing}', only of reward, noise$"):
             compared({"reward": noisy(1.0), "noise": noisy(0.0)}, TESTED, missing)
 
 

@@ -65,7 +65,7 @@ def test_a_budget_takes_the_surest_prompts_and_no_difference_at_all_is_refused()
     scores, texts = np.array([0.3, 0, 0, 0, 0.2, 0, 0, 0, -0.9, 0, 0, 0]), list("aaaabbbbcccc")
     best, worst = select(scores, texts, np.ones(12, bool), budget=(1, 2))
     assert best.tolist() == [0] and 8 in worst and len(worst) == 2
-    with pytest.raises(ValueError, match="^no prompt's images differ enough: none above 2 / n$"):
+    with pytest.raises(ValueError, match="^no prompt passes the threshold of 2 / n: "):
         select(np.zeros(12), texts, np.ones(12, bool))
 
 
@@ -77,13 +77,13 @@ def test_where_few_prompts_pass_the_surest_are_taken_and_where_few_are_there_it_
     best, worst = select(scores, texts, usable, fewest=2)
     assert best.tolist() == [0, 12] and len(worst) == 2 and not set(best) & set(worst)
     said = capsys.readouterr().out
-    assert "preferred: 1 of 4 prompts pass 2 / n, so the surest 2 are taken\n" in said
+    assert "preferred: only 1 of 4 prompts pass the threshold of 2 / n, so the 2 with the clearest scores are used\n" in said
     assert select(scores, texts, usable, threshold=3.9, fewest=3)[0].tolist() == [0, 4, 12]
     assert select(scores, texts, usable, threshold=1.0, fewest=2)[0].tolist() == [0, 4, 8, 12]
-    with pytest.raises(ValueError, match="^4 prompts have 4 usable images whose scores differ, want 5 or more: raise"):
+    with pytest.raises(ValueError, match="^4 prompts have at least 4 usable images whose scores differ, but 5 are needed: "):
         select(scores, texts, usable, fewest=5)
     same = np.where(np.array(texts) == "d", 1.0, scores)  # a prompt whose images score alike has no best
-    with pytest.raises(ValueError, match="^3 prompts have 4 usable"):
+    with pytest.raises(ValueError, match="^3 prompts have at least 4 usable"):
         select(same, texts, usable, fewest=4)
 
 
@@ -392,7 +392,7 @@ def test_arms_differ_from_the_adapted_model_in_what_their_names_say(adapted):
     for name, change in ADAPTATIONS.items():
         assert arm(name).spec == replace(full, **change)
         assert sum(arm(name).spec.batch) == sum(full.batch)
-    with pytest.raises(ValueError, match="^unknown adaptation 'rank 5': one of adapted, regularisation only, "):
+    with pytest.raises(ValueError, match="^unknown adaptation 'rank 5': expected one of adapted, regularisation only, "):
         arm("rank 5")
     chosen = dict(learning_rate=0.03, updates=9, seed=1)
     assert arm("rank 4", **chosen).spec == replace(full, rank=4, **chosen)
@@ -433,7 +433,7 @@ def test_the_user_study_asks_about_a_hundred_prompts(monkeypatch):
     others, on = made.study_votes(images, "adapted", "base", adaptation.SELECTOR)
     assert len(set(on)) == 120 and (others[0][:, np.isin(on, asked)] != found[0]).mean() > 0.2  # by other users
     shown["made b"].prompts = texts[::-1]
-    with pytest.raises(ValueError, match="^a user study compares images of the same prompts in the same order$"):
+    with pytest.raises(ValueError, match="^a user study must compare images of the same prompts in the same order$"):
         made.study_votes(images, "adapted", "base")
 
 
@@ -494,7 +494,7 @@ def test_hps_is_measured_by_every_classifier_but_the_one_that_selected(monkeypat
         np.testing.assert_allclose(made.hps_of_others(None, run), np.full(4, expected))
     assert not any(by.coin or by.choices < 1 for by in asked)
     made.size = replace(made.size, preference_seeds=1)
-    with pytest.raises(ValueError, match="^HPS is to be measured by a classifier that did not select: give "):
+    with pytest.raises(ValueError, match="^HPS must be measured by a classifier that did not select: set "):
         made.hps_of_others(None)
 
 
@@ -536,13 +536,14 @@ def test_what_is_said_of_the_prefix_follows_the_verdicts():
     said = {v: adaptation.mechanism({no: v, other: "no difference shown", coin: "better"}, 1)
             for v in ("better", "worse", "no difference shown")}  # fmt: skip
     assert len(set(said.values())) == 3
-    assert " holds here; " in said["better"] and "users like less what is drawn" in said["better"]
+    assert " holds here; " in said["better"] and "Users like the images less" in said["better"]
     assert " does not hold here; " in said["worse"] and " is not shown here; " in said["no difference shown"]
-    assert all("another prefix shows no difference and a coin does worse." in s for s in said.values())
-    assert all(s.endswith("Intervals are over prompts only, of one run an arm.") for s in said.values())
+    both = "; another prefix makes no detectable difference and choosing by coin toss does worse."
+    assert all(both in s for s in said.values())
+    assert all(s.endswith("Intervals are over prompts only, with one run per arm.") for s in said.values())
     two = adaptation.mechanism({no: "better", other: "worse", coin: "no difference shown"}, 2)
-    assert "; another prefix does better and a coin shows no difference. " in two
-    assert two.endswith("Intervals are over prompts and 2 runs an arm.")
+    assert "; another prefix does better and choosing by coin toss makes no detectable difference. " in two
+    assert two.endswith("Intervals are over prompts and 2 runs per arm.")
 
 
 def test_traits_are_in_spreads_of_training_images_of_one_prompt(monkeypatch):

@@ -30,7 +30,7 @@ def test_a_model_less_itself_leaves_the_base_and_a_model_less_the_base_is_that_m
 
 
 def test_weights_of_another_network_and_strengths_that_are_no_number_are_refused():
-    with pytest.raises(ValueError, match="other networks: b are not"):
+    with pytest.raises(ValueError, match="different networks: b are not"):
         arithmetic.moved(BASE, {"a": PLUS["a"]}, MINUS, 1.0)
     with pytest.raises(ValueError, match="strength"):
         arithmetic.moved(BASE, PLUS, MINUS, float("nan"))
@@ -61,5 +61,5 @@ def test_the_stage_moves_the_base_towards_the_first_and_away_from_the_second(tun
 
 def test_models_of_other_lengths_are_refused(tuned):
     pipe, plus, (minus, _) = tuned
-    with pytest.raises(ValueError, match="3 updates, the other 4"):
+    with pytest.raises(ValueError, match="3 updates and the other 4: both need the same number"):
         arithmetic.along(lambda: pipe, plus, (minus, 4), 1.0, "base")

@@ -87,7 +87,7 @@ def test_a_size_that_we_never_published_is_held_against_our_largest_and_says_so(
 
 def test_smoke_is_held_against_smoke_alone(folders, capsys):
     run(folders[0] / "gpu"), run(folders[1] / "smoke")
-    assert "nothing was published" in said(capsys, "smoke")
+    assert "no published run" in said(capsys, "smoke")
     run(folders[0] / "smoke")
     assert "size smoke beside ours of size smoke" in said(capsys, "smoke")
 

@@ -106,7 +106,7 @@ def test_noise_is_calibrated_to_how_often_people_guess_one_another():
     assert expected_guess(taste.weights(names, spec) @ VALUES.T, ROWS, spec) == pytest.approx(0.42, abs=0.01)
     table, guess = chosen(spec), chosen(spec, [[taste.user(900 + i % 50)] for i in range(GROUPS)], position=False)
     assert (table.chosen == guess.chosen).mean() == pytest.approx(0.42, abs=0.03)
-    with pytest.raises(ValueError, match="^no noise makes guesses right 99% of the time: from 2"):
+    with pytest.raises(ValueError, match="^no noise level makes guesses right 99% of the time, only from 2"):
         taste.calibrated(VALUES, ROWS, TasteSpec(), 0.99)
 
 
@@ -173,7 +173,7 @@ def test_groups_have_two_to_four_images_in_the_shares_of_the_released_choices(co
 
 def test_a_prompts_images_are_its_group():
     assert choices.groups(list("abab") + ["a"]).tolist() == [[0, 2, 4, -1], [1, 3, -1, -1]]
-    with pytest.raises(ValueError, match="^a group has at most 4 images, one has 5$"):
+    with pytest.raises(ValueError, match="^a group may have at most 4 images, but one has 5$"):
         choices.groups(["a"] * 5)
 
 
@@ -190,7 +190,7 @@ def test_a_table_of_choices_goes_through_the_store_and_finds_its_images_again(tm
     "change, why",
     [(lambda t: t.assign(images=[[d.upper() for d in x] for x in t.images]), "^12 of 12 images of .*capital letters"),
      (lambda t: t.assign(images=[[f"{x[0]}.png", *x[1:]] for x in t.images]), "^3 of 12 .*'image 0.png'.*name of a file"),
-     (lambda t: t.assign(prompt=[t.prompt[0] + ".", *t.prompt[1:]]), "^4 of 12 .*another prompt, want 'prompt 0'")],
+     (lambda t: t.assign(prompt=[t.prompt[0] + ".", *t.prompt[1:]]), "^4 of 12 .* prompt, expected exactly 'prompt 0'")],
 )  # fmt: skip
 def test_choices_among_images_that_are_not_in_the_set_are_refused(change, why):
     table = choose(VALUES, ROWS[:3], SHOWN, USERS[:3], TasteSpec())
@@ -200,13 +200,14 @@ def test_choices_among_images_that_are_not_in_the_set_are_refused(change, why):
 
 @pytest.mark.parametrize(
     "change, why",
-    [({"chosen": 4}, "^row 1 of the choice table chooses image 4 of 4$"), ({"user": ""}, "^row 1 of .* has no user$"),
-     ({"images": ["a"]}, "^row 1 of .* has 1 images: want 2 to 4 different ones$"),
-     ({"images": ["a", "a"]}, "has 2 images: want 2 to 4 different ones$")],
+    [({"chosen": 4}, "^row 1 of the choice table chooses image 4 of 4: expected an index from 0 to 3$"),
+     ({"user": ""}, "^row 1 of .* has no user$"),
+     ({"images": ["a"]}, "^row 1 of .* has 1 images: expected 2 to 4 different ones$"),
+     ({"images": ["a", "a"]}, "has 2 images: expected 2 to 4 different ones$")],
 )  # fmt: skip
 def test_a_choice_that_cannot_be_is_refused(change, why):
     rows = choose(VALUES, ROWS[:2], SHOWN, USERS[:2], TasteSpec()).to_dict("records")
     with pytest.raises(ValueError, match=why):
         choices.checked(pd.DataFrame([rows[0], rows[1] | change]))
-    with pytest.raises(ValueError, match="^choice table lacks the column 'chosen'"):
+    with pytest.raises(ValueError, match="^the choice table lacks the column 'chosen'"):
         choices.checked(pd.DataFrame(rows).drop(columns="chosen"))

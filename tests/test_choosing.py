@@ -71,5 +71,5 @@ def test_the_base_as_it_is_used_is_always_within_the_budget():
     base, model = scales((1, 0.4, 10.0), (2, 0.6, 15.1), (3, 0.7, 40.0)), scales((1, 0.6, 15.05), (2, 0.9, 15.2))
     assert budget(base) == budget(base, 1) == BUDGET * 10 and budget(base, 2) == 15.1
     assert each_at_its_best(base, model, 2) == (base[1], model[0])  # at 15.1, not at 15
-    with pytest.raises(ValueError, match="^no point at guidance scale 4: one of 1, 2, 3$"):
+    with pytest.raises(ValueError, match="^there is no point at guidance scale 4: expected one of 1, 2, 3$"):
         budget(base, 4)

@@ -76,11 +76,11 @@ def test_every_claim_names_a_notebook_with_a_number_and_a_figure():
 
 @pytest.mark.parametrize(
     "change, why",
-    [({"ruel": 1}, "unknown ruel"), ({"unit": "kg"}, "unit"), ({"reason": "x"}, "not both"),
+    [({"ruel": 1}, "unknown keys: ruel"), ({"unit": "kg"}, "unit"), ({"reason": "x"}, "not both"),
      ({"parts": [{"of": "t", "row": {}}]}, "exactly one test"),
      ({"parts": [{"of": "t", "row": {}, "above": 0, "near": [0, 1]}]}, "exactly one test"),
-     ({"parts": [{"of": "t", "row": {}, "above": 0, "less": {"model": "base"}}]}, "unknown less"),
-     ({"parts": [{"of": "t", "row": {}, "at_least": 0}]}, "unknown at_least")],
+     ({"parts": [{"of": "t", "row": {}, "above": 0, "less": {"model": "base"}}]}, "unknown keys in a part: less"),
+     ({"parts": [{"of": "t", "row": {}, "at_least": 0}]}, "unknown keys in a part: at_least")],
 )  # fmt: skip
 def test_a_claim_that_is_not_whole_is_refused(change, why):
     parts = [{"of": "t", "row": {}, "above": 0}]
@@ -106,7 +106,7 @@ def test_what_was_changed_after_which_number_is_a_table_that_the_readme_leads_to
 def test_a_claim_of_the_paper_without_its_why_is_not_by_construction():
     by_construction = [c["name"] for c in TABLE if "by_construction" in c]
     assert by_construction == ["Images a category", "Base model's error profile", "HPS: people's guess"]
-    with pytest.raises(ValueError, match="has parts that show it"):
+    with pytest.raises(ValueError, match="needs parts that show it"):
         claims.checked(dict(name="n", at="a", claim="c", notebook="05_x", figure="f", reason="r", by_construction="b"))
 
 

@@ -64,7 +64,7 @@ def test_a_tuple_has_its_length_and_may_be_forbidden_to_be_all_zero():
 
 def test_what_is_wanted_is_said_in_words():
     assert wanted(float, "share that is turned, in (0, 0.5]") == "a number in (0, 0.5]"
-    assert wanted(int | None, "at least 1") == "a whole number at least 1, or None"
+    assert wanted(int | None, "at least 1") == "a whole number of at least 1, or None"
     assert wanted(list[float], "each in (0, 1), no value twice") == (
         "a list of one or more numbers, each in (0, 1), no value twice")  # fmt: skip
     assert wanted(tuple[int, int], "at least 1") == "a tuple of 2 whole numbers, each at least 1"
@@ -162,13 +162,13 @@ def test_a_parameters_comment_is_what_stands_behind_it():
      (dict(shares=0.5), "= 0.5 is not a list of one or more numbers, each in (0, 1), no value twice, such as [0.25, 0.5]"),
      (dict(shares=[]), "shares = [] is not"), (dict(shares=[0.5, 0.5]), "no value twice"),
      (dict(shares=[0.5, 1]), "shares = [0.5, 1] is not"),
-     (dict(draws=2.5), "draws = 2.5 is not a whole number at least 2, such as 20"), (dict(draws=1), "draws = 1 is not"),
-     (dict(arms=["e"]), "arms = ['e'] is not a list of texts, each one of a b, c or d / e"),
+     (dict(draws=2.5), "draws = 2.5 is not a whole number of at least 2, such as 20"), (dict(draws=1), "draws = 1 is not"),
+     (dict(arms=["e"]), "arms = ['e'] is not a list of strings, each one of a b, c or d / e"),
      (dict(arms="c"), "arms = 'c' is not"),
      (dict(prompt="A red dog"), "the prompt 'A red dog' is not in the study's form: write 'A red colored dog'"),
-     (dict(prompt=7), "the prompt 7 is no text"),
+     (dict(prompt=7), "the prompt 7 is not a string"),
      (dict(images="three"), "images = 'three' is not a whole number, such as 3"),
-     (dict(tidy=1), "tidy = 1 is not True or False"), (dict(named=[3]), "named = [3] is not a list of one or more texts"),
+     (dict(tidy=1), "tidy = 1 is not True or False"), (dict(named=[3]), "named = [3] is not a list of one or more strings"),
      (dict(size="huge"), "size = 'huge' is not one of smoke, laptop or full, such as 'smoke'")],
 )  # fmt: skip
 def test_a_parameter_of_another_type_or_out_of_range_is_refused_with_its_domain_and_an_example(given, said):
@@ -188,7 +188,7 @@ def test_whole_numbers_are_numbers_and_lists_may_be_short_or_empty_where_the_com
              "arms = 'c'  # each one of c or d", "arms = ('c',)  # each one of c or d"],
 )  # fmt: skip
 def test_a_default_that_was_edited_to_another_type_is_held_against_the_comment(line):
-    with pytest.raises(ValueError, match=" is not | is no text"):
+    with pytest.raises(ValueError, match=" is not | is not a string"):
         check_values(line, {})
 
 

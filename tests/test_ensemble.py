@@ -97,7 +97,7 @@ def test_on_a_processor_the_precision_of_a_reward_is_float32_whatever_is_fast(mo
 
 
 def test_rewards_of_several_shapes_are_not_trained_together():
-    with pytest.raises(ValueError, match="^rewards of several shapes cannot be trained together$"):
+    with pytest.raises(ValueError, match="^rewards of different shapes cannot be trained together$"):
         ensemble.train(IMAGE, TEXT, POOL, [lesson(SPEC, 100), lesson(replace(SPEC, width=8), 100)])
 
 

@@ -331,11 +331,11 @@ def test_from_the_first_image_to_an_exported_arm_it_says_what_comes_next(tmp_pat
                                          ("constant rewrd", "constant reward"), ("rewards", "reward")])  # fmt: skip
 def test_an_unknown_model_is_refused_with_the_nearest_and_all_names(command, tmp_path, said, meant):
     assert refused(command(said, tmp_path / "x"), f"unknown model {said!r}, perhaps {meant!r}", *export.NAMES)
-    assert refused(command("zzzz", tmp_path / "x"), "unknown model 'zzzz': one of", *export.NAMES)
+    assert refused(command("zzzz", tmp_path / "x"), "unknown model 'zzzz': expected one of", *export.NAMES)
 
 
 def test_other_wrong_requests_are_refused(command, tmp_path):
-    assert refused(command("adapted"), "into which folder", '"adapted" exported --size smoke')
+    assert refused(command("adapted"), "name a folder, as in", '"adapted" exported --size smoke')
     assert refused(command("adapted", ""), "into which folder")
     said = "unknown size 'huge': one of smoke, laptop, evening, gpu, full"
     assert refused(command("adapted", tmp_path / "x", size="huge"), said)
@@ -350,7 +350,7 @@ def test_what_is_in_the_way_is_never_overwritten(trained, command, tmp_path):
     (full / "thesis.txt").write_text("mine")
     (tmp_path / "link").symlink_to(full)
     for there in (full, tmp_path / "link", full / "thesis.txt"):
-        assert refused(command("reward", there), str(there.resolve()), "name a new or an empty folder"), there
+        assert refused(command("reward", there), str(there.resolve()), "name a new or empty folder"), there
     assert refused(command("reward", full / "thesis.txt" / "below"), "thesis.txt", "name a folder elsewhere")
     assert [p.name for p in full.iterdir()] == ["thesis.txt"] and (full / "thesis.txt").read_text("utf-8") == "mine"
 
@@ -369,7 +369,7 @@ def test_an_empty_folder_a_link_to_a_new_one_and_a_home_are_taken(trained, comma
 def test_a_parent_that_cannot_be_written_is_refused_by_name(trained, command, tmp_path, monkeypatch, why):
     trained("reward")
     monkeypatch.setattr(export.tempfile, "TemporaryDirectory", lambda **_: (_ for _ in ()).throw(why))
-    assert refused(command("reward", tmp_path / "x"), f"cannot write in {tmp_path} ({why.strerror})")
+    assert refused(command("reward", tmp_path / "x"), f"cannot write to {tmp_path} ({why.strerror})")
 
 
 @pytest.mark.parametrize("last", ["save_json", "file_digests"])

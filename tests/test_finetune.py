@@ -108,7 +108,7 @@ def test_the_rate_warms_up_and_then_falls_to_nothing_or_stays():
     spec = FinetuneSpec(updates=10, learning_rate=1.0, warmup=2)
     falling, constant = ([replace(spec, schedule=s).rate(u) for u in range(10)] for s in ("falling", "constant"))
     assert falling == pytest.approx([0.5, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1]) and constant == [0.5] + [1.0] * 9
-    with pytest.raises(ValueError, match="^unknown schedule 'cosine': one of falling, constant$"):
+    with pytest.raises(ValueError, match="^unknown schedule 'cosine': expected one of falling, constant$"):
         replace(spec, schedule="cosine")
 
 
@@ -267,9 +267,9 @@ def test_bad_input_is_refused_in_one_line(tune):
         with pytest.raises(ValueError, match="^weights must be finite and at least 0$"):
             weighted(MODEL, bad)
     pipe, x = SimpleNamespace(scheduler=DDPMScheduler(prediction_type="sample")), MODEL.latents
-    with pytest.raises(ValueError, match="^unknown prediction type 'sample': v_prediction or epsilon$"):
+    with pytest.raises(ValueError, match="^unknown prediction type 'sample': expected v_prediction or epsilon$"):
         denoising_loss(pipe, x, None, torch.zeros(9, dtype=int), x)
-    with pytest.raises(ValueError, match="^9 latents, 9 texts and 8 weights: want as many$"):
+    with pytest.raises(ValueError, match="^9 latents, 9 texts and 8 weights: need the same number of each$"):
         replace(MODEL, weight=MODEL.weight[:8])
 
 
@@ -282,7 +282,7 @@ def test_the_ceiling_is_the_good_share_that_the_weighting_leaves():
 
 def test_a_weighting_that_is_unknown_or_keeps_nothing_is_refused():
     known = "raw, constant, random, thresholded, exponential"
-    with pytest.raises(ValueError, match=f"^unknown weighting 'cubic': one of {known}$"):
+    with pytest.raises(ValueError, match=f"^unknown weighting 'cubic': expected one of {known}$"):
         finetune.reweighted(np.array([0.2, 0.9]), "cubic")
     with pytest.raises(ValueError, match="^no reward is above one half: nothing to keep$"):
         finetune.reweighted(np.array([0.2, 0.4]), "thresholded")

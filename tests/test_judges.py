@@ -154,5 +154,5 @@ def test_a_judge_counts_by_adding_up_places(kind, shown):
 
 
 def test_an_unknown_judge_is_refused():
-    with pytest.raises(ValueError, match="^unknown judge 'c': one of a, b$"):
+    with pytest.raises(ValueError, match="^unknown judge 'c': expected one of a, b$"):
         Judge("c")

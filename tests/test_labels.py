@@ -37,7 +37,7 @@ def test_columns_that_the_schema_does_not_know_are_left_out():
 
 @pytest.mark.parametrize(
     "change, said",
-    [(dict(label="great"), "unknown label 'great' in row 0: one of good, bad, skip"),
+    [(dict(label="great"), "unknown label 'great' in row 0: expected one of good, bad, skip"),
      (dict(label=None), "unknown label"), (dict(source="guess"), "unknown source 'guess'"),
      (dict(image=""), "row 0 of the label table has no image"), (dict(prompt=None), "has no prompt"),
      (dict(rater=""), "has no rater"), (dict(image="i1", rater="ann"), "rater 'ann' labelled image i1 .* twice")],
@@ -117,7 +117,7 @@ def test_ratings_keep_the_order_of_raters_asked_for():
 @pytest.mark.parametrize("raters, count, named", [(["bob", "cleo"], "1 of 2", "cleo"), (["Ann"], "1 of 1", "Ann"),
                                                   (["ann ", "b", "bob"], "2 of 3", "ann ")])  # fmt: skip
 def test_a_rater_who_is_not_in_the_table_is_refused_and_those_who_are_are_named(raters, count, named):
-    with pytest.raises(ValueError, match=f"^{count} raters gave no label, such as '{named}': the table's are ann, bob$"):
+    with pytest.raises(ValueError, match=f"^{count} raters gave no labels, such as '{named}': .* are ann, bob$"):
         ratings_matrix(FIRST, raters)
 
 
@@ -144,15 +144,16 @@ def test_labels_of_a_set_are_as_they_came_in_any_order_and_need_not_be_of_every_
 
 
 @pytest.mark.parametrize("image, prompt, why", [
-    (DIGESTS[0].upper(), "Two dogs", f"the digest is written with capital letters or spaces, want '{DIGESTS[0]}'"),
-    (DIGESTS[0] + "\n", "Two dogs", f"the digest is written with capital letters or spaces, want '{DIGESTS[0]}'"),
-    ("images/0003.png", "Two dogs", "that is the name of a file, want the SHA-256 of the image's uint8 pixels, such as "),
-    (DIGESTS[0] + ".png", "Two dogs", "that is the name of a file, want the SHA-256 of the image's uint8 pixels, such as "),
-    (DIGESTS[0], "Two dogs.", "the set has this image for another prompt, want 'Two dogs' to the letter"),
-    (DIGESTS[2], "a red colored apple", "the set has this image for another prompt, want 'A red colored apple' to"),
-    (DIGESTS[0][:12], "Two dogs", "that is no digest of an image, want the SHA-256"),
-    ("3", "Six cats", "that is no digest of an image, want the SHA-256 of the image's uint8 pixels, such as "),
-    ("ab" * 32, "Two dogs", "no image has this digest (other images, or the digest of a file?), want the SHA-256"),
+    (DIGESTS[0].upper(), "Two dogs", f"the digest is written with capital letters or spaces, expected '{DIGESTS[0]}'"),
+    (DIGESTS[0] + "\n", "Two dogs", f"the digest is written with capital letters or spaces, expected '{DIGESTS[0]}'"),
+    ("images/0003.png", "Two dogs", "this is the name of a file, expected the SHA-256 of the image's uint8 pixels, such "),
+    (DIGESTS[0] + ".png", "Two dogs", "this is the name of a file, expected the SHA-256 of the image's uint8 pixels, such "),
+    (DIGESTS[0], "Two dogs.", "the set has this image for another prompt, expected exactly 'Two dogs'"),
+    (DIGESTS[2], "a red colored apple", "the set has this image for another prompt, expected exactly 'A red colored apple'"),
+    (DIGESTS[0][:12], "Two dogs", "this is not the digest of an image, expected the SHA-256"),
+    ("3", "Six cats", "this is not the digest of an image, expected the SHA-256 of the image's uint8 pixels, such as "),
+    ("ab" * 32, "Two dogs", "no image has this digest (are these labels of other images, or is it the digest of a file?), "
+     "expected the SHA-256"),
 ])  # fmt: skip
 def test_labels_that_match_no_image_are_counted_shown_and_explained(image, prompt, why):
     rows = pd.concat([WHOLE[1:], given((image, prompt), (image, prompt + " "))])
@@ -164,9 +165,9 @@ def test_labels_that_match_no_image_are_counted_shown_and_explained(image, promp
 
 def test_a_label_that_nobody_can_give_is_no_skip():
     for wrong in ("Good", "yes", None):
-        with pytest.raises(ValueError, match="^unknown label .* in row 0: one of good, bad, skip$"):
+        with pytest.raises(ValueError, match="^unknown label .* in row 0: expected one of good, bad, skip$"):
             matched(WHOLE.assign(label=[wrong, "good", "bad", "skip"]), DIGESTS, PROMPTS)
-    with pytest.raises(ValueError, match="^label table lacks the column 'image'"):
+    with pytest.raises(ValueError, match="^the label table lacks the column 'image'"):
         matched(WHOLE.rename(columns={"image": "digest"}), DIGESTS, PROMPTS)
 
 
@@ -174,7 +175,7 @@ def test_where_every_image_needs_a_label_those_without_are_refused():
     assert matched(WHOLE, DIGESTS, PROMPTS, every=True) is WHOLE
     with pytest.raises(ValueError, match=f"^1 of 4 images have no label, such as '{DIGESTS[3]}' for 'Six cats'"):
         matched(WHOLE[:3], DIGESTS, PROMPTS, every=True)
-    with pytest.raises(ValueError, match="^need a prompt an image, got 4 images and 3 prompts$"):
+    with pytest.raises(ValueError, match="^need one prompt per image, got 4 images and 3 prompts$"):
         matched(WHOLE[:3], DIGESTS, PROMPTS[:3], every=True)
     with pytest.raises(ValueError, match="^4 of 4 labels match no image .*: the set has no images$"):
         matched(WHOLE, [], [])
@@ -184,8 +185,8 @@ def test_where_every_image_needs_a_label_those_without_are_refused():
                                            (" " + DIGESTS[0], "two dogs")])  # fmt: skip
 def test_a_second_thought_that_is_written_otherwise_is_refused_and_not_put_beside_the_first(path, image, prompt):
     append(path, WHOLE)
-    said = f"'{image}' for '{prompt}' is there as '{DIGESTS[0]}' for 'Two dogs'$"
-    with pytest.raises(ValueError, match=f"^1 of 2 new labels are of images that the file writes otherwise: {said}"):
+    said = f"'{image}' for '{prompt}' is in it as '{DIGESTS[0]}' for 'Two dogs'$"
+    with pytest.raises(ValueError, match=f"^1 of 2 new labels are of images that the file spells differently: {said}"):
         append(path, given((DIGESTS[1], "Two dogs"), (image, prompt)))
     assert load(path).equals(checked(WHOLE)) and len(list(path.parent.iterdir())) == 1
     append(path, given((image, prompt)).assign(rater="bob"))  # another rater's has none to replace
@@ -197,7 +198,7 @@ def test_a_second_thought_that_is_written_otherwise_is_refused_and_not_put_besid
 
 def test_labels_without_a_group_are_not_left_out_of_shares():
     for lost in (None, np.nan):
-        with pytest.raises(ValueError, match="^1 of 3 labels have no category: every one needs a group$"):
+        with pytest.raises(ValueError, match="^1 of 3 labels have no category: every label needs one$"):
             shares(FIRST.assign(category=["count", lost, "colour"]), by="category")
 
 

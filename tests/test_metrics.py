@@ -64,7 +64,7 @@ def test_fewer_images_than_features_are_refused():
     x = normal(64, 64, 0)
     assert frechet_distance(x, normal(64, 64, 1)) > 0
     for real, fake in ((x[:63], x), (x, x[:63])):
-        with pytest.raises(ValueError, match=f"^need at least 64 images a side, got {len(real)} and {len(fake)}$"):
+        with pytest.raises(ValueError, match=f"^need at least 64 images per side, got {len(real)} and {len(fake)}$"):
             frechet_distance(real, fake)
 
 
@@ -105,7 +105,7 @@ def test_halves_of_prompts_say_what_single_images_of_them_say_and_halves_of_imag
     few = distance_with_interval(*(part[:80] for part in eight[:2]), clusters=prompts[:80])  # 10 prompts, a half is 5
     whole = distance_with_interval(x[:8], y[:8], clusters=np.arange(8))
     assert few.high > few.value and whole.low == whole.high == frechet_distance(x[:8], y[:8])
-    with pytest.raises(ValueError, match="^need a cluster an image: got 3 for 150$"):
+    with pytest.raises(ValueError, match="^need one cluster per image, got 3 for 150 images$"):
         distance_with_interval(x, y, clusters=[1, 2, 3])
 
 
@@ -183,7 +183,7 @@ def test_a_change_refuses_sets_of_other_sizes_and_a_share_of_nothing(monkeypatch
     with pytest.raises(ValueError, match="^need as many real as generated images, got 80 and 80 and 70$"):
         distance_change(real, fake, other[:70])
     monkeypatch.setattr(metrics, "frechet_distance", lambda real, fake: float(fake is not other))
-    with pytest.raises(ValueError, match="^the other model is at no distance"):
+    with pytest.raises(ValueError, match="^the other model is at distance 0"):
         distance_change(real, fake, other)
 
 
@@ -241,7 +241,7 @@ def test_diversity_is_the_mean_distance_within_a_prompt():
     np.testing.assert_allclose(diversity(x, groups), [5, 4 / 3, 0])
     order = [2, 0, 5, 3, 1, 4, 6]
     np.testing.assert_allclose(diversity(x[order], groups[order]), [4 / 3, 5, 0])  # by first appearance
-    with pytest.raises(ValueError, match="^diversity needs at least two images a prompt, 'c' has 1$"):
+    with pytest.raises(ValueError, match="^diversity needs at least two images per prompt, but 'c' has 1$"):
         diversity(x[:6], groups[:6])
 
 

@@ -79,7 +79,7 @@ def test_each_bit_of_the_list_of_sums_counts(folder):
 
 
 def test_missing_sums_and_an_unknown_model_are_named(folder):
-    with pytest.raises(ValueError, match="no model 'maxi-sd' in .*: one of " + ", ".join(NAMES)):
+    with pytest.raises(ValueError, match="no model 'maxi-sd' in .*: expected one of " + ", ".join(NAMES)):
         models.verify("maxi-sd", folder)
     (folder / "SHA256SUMS").unlink()
     with pytest.raises(FileNotFoundError, match="SHA256SUMS is missing"):

@@ -40,7 +40,7 @@ def test_the_archive_has_the_tracked_files_without_figures_the_wheels_and_the_co
 @needs_a_clone
 def test_an_archive_above_the_limit_is_refused_and_nothing_is_left(packed, monkeypatch, capsys):
     monkeypatch.setattr(pack, "LIMIT", 1)
-    assert pack.main([str(packed)]) == 1 and "more than 1" in capsys.readouterr().err
+    assert pack.main([str(packed)]) == 1 and "more than the limit of 1 MB" in capsys.readouterr().err
     assert list(packed.parent.iterdir()) == []
 
 
@@ -76,4 +76,4 @@ def test_the_one_command_installs_beside_the_study_and_runs_what_is_asked(notebo
     assert run == [f"{study}/.cache/site:{study}", "-m", "lib.desk.run", *wanted, "--size", "gpu", "--patient"]
     assert [r[1:] for r in rest] == ([] if notebooks else [["-m", "lib.desk.beside", "--size", "gpu"]])
     failed = subprocess.run([*asked[:2]], cwd=tmp_path, env=os.environ | own, capture_output=True, text=True)
-    assert failed.returncode and "say which size" in failed.stderr
+    assert failed.returncode and "name a size" in failed.stderr

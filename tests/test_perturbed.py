@@ -65,5 +65,5 @@ def test_draws_repeat_with_their_seed_and_differ_between_prompts():
 
 
 def test_an_unknown_form_is_refused():
-    with pytest.raises(ValueError, match="^unknown form 'short' of perturbed prompts: one of printed, own$"):
+    with pytest.raises(ValueError, match="^unknown form 'short' of perturbed prompts: expected one of printed, own$"):
         draw_perturbed(PROMPTS, 2, 0, "short")

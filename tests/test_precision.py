@@ -47,7 +47,7 @@ def test_a_reader_may_decide():
 
 @pytest.mark.parametrize("text", ["yes", "2", "True", "bfloat16"])
 def test_a_reader_who_decides_otherwise_is_told_how(text):
-    with pytest.raises(ValueError, match="^STUDY_BFLOAT16=.*: give 1 .*, 0 .*, or nothing"):
+    with pytest.raises(ValueError, match="^STUDY_BFLOAT16=.*: expected 1 .*, 0 .*, or nothing"):
         precision.fast_bfloat16(text)
 
 

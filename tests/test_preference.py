@@ -130,7 +130,7 @@ def test_a_share_of_prompts_lies_in_every_larger_share_and_is_drawn_by_the_seed(
     parts = [preference.subset(prompts, share, 0) for share in (0.1, 0.5, 1.0)]
     assert [p.sum() for p in parts] == [30, 150, 300]
     assert not (parts[0] & ~parts[1]).any() and (preference.subset(prompts, 0.5, 1) != parts[1]).any()
-    with pytest.raises(ValueError, match=r"^a share of prompts lies in \(0, 1\], got 0$"):
+    with pytest.raises(ValueError, match=r"^the share of prompts must be in \(0, 1\], got 0$"):
         preference.subset(prompts, 0, 0)
 
 

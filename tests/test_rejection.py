@@ -102,14 +102,14 @@ def test_images_are_gathered_by_prompt_from_several_sets():
 
 
 def test_what_cannot_be_chosen_is_refused():
-    with pytest.raises(ValueError, match="^prompts have different numbers of images: 1 to 2$"):
+    with pytest.raises(ValueError, match="^prompts have different numbers of images, from 1 to 2: give `each`$"):
         by_prompt(["a", "b", "b"])
-    with pytest.raises(ValueError, match="^need 2 images of each prompt, one has 1$"):
+    with pytest.raises(ValueError, match="^need 2 images of each prompt, but one has 1$"):
         by_prompt(["a", "b", "b"], 2)
     for bad in ((4, 5, 1), (4, 2, 3), (4, 2, 0)):
-        with pytest.raises(ValueError, match="^want 1 <= keep <= drawn <= total"):
+        with pytest.raises(ValueError, match="^need 1 <= keep <= drawn <= total"):
             chosen_weights(*bad)
-    with pytest.raises(ValueError, match="^cannot keep 5 of 4 images$"):
+    with pytest.raises(ValueError, match="^cannot keep 5 of 4 images: keep between 1 and all of them$"):
         kept(np.zeros((2, 4)), 5)
     with pytest.raises(ValueError, match="NaN"):
         best_of(np.array([1.0, np.nan]), np.zeros(2), 1)

@@ -128,9 +128,9 @@ def test_a_notebook_opens_with_its_last_answer_and_its_minutes_at_each_size(ours
 
 @pytest.mark.parametrize(
     "text, why",
-    [("<!-- value:gian -->1<!-- /value -->", "no value is known for gian"),
-     ("<!-- value:gain -->1", "not closed"),
-     ("<!-- value:gain -->1 <!-- value:gain -->2<!-- /value -->", "not closed")],
+    [("<!-- value:gian -->1<!-- /value -->", "there is no value for the markers gian"),
+     ("<!-- value:gain -->1", "lacks its opening or its closing part"),
+     ("<!-- value:gain -->1 <!-- value:gain -->2<!-- /value -->", "lacks its opening or its closing part")],
 )  # fmt: skip
 def test_a_readme_marker_that_cannot_be_filled_is_an_error(tmp_path, text, why):
     page = tmp_path / "README.md"
@@ -172,7 +172,7 @@ def test_before_a_notebook_ran_here_it_opens_with_the_answer_and_minutes_of_our_
     run_of(ours / "laptop")
     run_of(ours / "evening")
     said = report.opening("05_tuning", "gpu").data
-    assert "(ours, size evening; size gpu was not run here yet): It does at evening." in said
+    assert "(ours, size evening; size gpu has not been run here yet): It does at evening." in said
     assert "laptop: 10.0 min (H100, ours); evening: 10.0 min (H100, ours); gpu: not run yet" in said
     report.answer("05_tuning", "Mine.", "laptop")
     report.timing("05_tuning", "evening", 60.0, {"cores": 4})
@@ -216,7 +216,7 @@ def test_a_notebook_that_was_edited_since_its_run_is_not_published(ours, reports
         folder.mkdir(parents=True)
         nbformat.write(v4.new_notebook(cells=[v4.new_code_cell(source)]), folder / "05_tuning.ipynb")
     run_of(reports / "gpu")
-    assert publish.main(["--size", "gpu"]) == 1 and "05_tuning.ipynb was edited since its run" in capsys.readouterr().err
+    assert publish.main(["--size", "gpu"]) == 1 and "05_tuning.ipynb was edited since its last" in capsys.readouterr().err
     assert not (ours / "notebooks").exists()
 
 

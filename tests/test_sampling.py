@@ -132,7 +132,7 @@ def test_bad_requests_are_refused_in_one_line(pipe):
     for ask in (lambda: draw(pipe, [], []), lambda: stage_of([], [])):
         with pytest.raises(ValueError, match="^no prompts: give at least one prompt to sample from$"):
             ask()
-    with pytest.raises(ValueError, match="^need one seed a prompt, got 5 prompts and 4 seeds$"):
+    with pytest.raises(ValueError, match="^need one seed per prompt, got 5 prompts and 4 seeds$"):
         draw(pipe, PROMPTS, SEEDS[:4])
 
 

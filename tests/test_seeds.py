@@ -91,7 +91,7 @@ def test_the_ends_of_the_unit_interval_are_never_drawn(monkeypatch):
 def test_other_parts_make_another_name_and_one_string_is_no_list_of_names():
     parts = (("a", "b", 1), ("a", "b1"), ("ab", 1), ("a", 1, "b"))
     assert len({seeds.name_of(*p) for p in parts}) == 4
-    with pytest.raises(ValueError, match="^want several names, got one string: 'ann'$"):
+    with pytest.raises(ValueError, match="^expected a sequence of names, got a single string: 'ann'$"):
         seeds.uniforms("ann", "rating")
 
 
@@ -100,7 +100,7 @@ def test_other_parts_make_another_name_and_one_string_is_no_list_of_names():
 
 @pytest.mark.parametrize("text", ["-1", "one", "1.5", "1e3", "1000000", "½"])
 def test_what_is_no_number_of_a_study_is_refused(text):
-    with pytest.raises(ValueError, match="^STUDY_SEED=.*: give a whole number from 0 to 999999, such as 3$"):
+    with pytest.raises(ValueError, match="^STUDY_SEED=.*: expected a whole number from 0 to 999999, such as 3$"):
         seeds.study_seed(text)
 
 

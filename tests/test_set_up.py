@@ -102,7 +102,7 @@ def checkout(tmp_path_factory, wheels):
     (made.venv / "left over").touch()
     code, said = made.env(LC_ALL="C", HOME=None)
     making, installing = said.splitlines()
-    assert code == 0 and making.startswith(".venv has Python 3.10.13, which is too old: making it with Python 3.1")
+    assert code == 0 and making.startswith(".venv has Python 3.10.13, which is too old: creating it with Python 3.1")
     assert installing.startswith(".venv has 2 packages missing") and not (made.venv / "left over").exists()
     return made
 
@@ -128,7 +128,7 @@ def test_a_package_that_is_not_whole_is_installed_again_in_a_line(sound, lost):
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     code, said = sound.env()
     assert code == 0 and said == (
-        ".venv has 1 package missing or at another version, such as apple==1.0: installing requirements.lock"
+        ".venv has 1 package missing or at the wrong version, such as apple==1.0: installing requirements.lock"
     )
 
 
@@ -152,7 +152,7 @@ def test_what_pip_cannot_install_fails_in_words(sound):
     code, said = sound.env()
     (sound.folder / "requirements.lock").write_text(LOCK, "utf-8")
     assert code != 0 and said.splitlines()[-1] == (
-        "pip could not complete .venv, as it says above; make env goes on from where it is"
+        "pip could not complete .venv, see its message above; make env continues from there"
     )
 
 
@@ -160,7 +160,7 @@ def test_what_is_still_not_right_after_pip_fails_in_words(monkeypatch, tmp_path)
     there = environment.inventory() | {"found": {}}
     monkeypatch.setattr(environment, "look", lambda folder: (None, there))
     monkeypatch.setattr(environment, "complete", lambda folder, there: None)
-    with pytest.raises(SystemExit, match=r"still has \d+ packages missing or at another version, such as accelerate=="):
+    with pytest.raises(SystemExit, match=r"still has \d+ packages missing or at the wrong version, such as accelerate=="):
         environment.main(str(tmp_path))
 
 
@@ -179,7 +179,7 @@ def test_a_line_of_the_lock_that_cannot_be_read_is_named(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("script", "fault"),
     [
-        (None, "has lost its Python"),
+        (None, "has no Python"),
         ("#!/bin/sh\nexit 127\n", "has a Python that does not run"),
         ("of another machine", "has a Python that does not run"),
         ("#!/no/such/shell\n", "has a Python that does not run"),
@@ -206,7 +206,7 @@ def test_an_old_python_is_refused_in_words_and_deletes_nothing(wheels, tmp_path)
         before = sorted(checkout.folder.rglob("*"))
         code, said = checkout.env()
         version = ".".join(map(str, sys.version_info[:3]))
-        assert code != 0 and said.startswith("Python 9.9 or newer is needed; name one: make PYTHON=python9.9 (")
+        assert code != 0 and said.startswith("Python 9.9 or newer is needed, but ")
         assert f" is {version})" in said and sorted(checkout.folder.rglob("*")) == before
         checkout.venv.exists() or pretend(checkout.venv, None)
 
@@ -257,7 +257,7 @@ def test_links_inside_an_environment_are_not_followed_when_it_is_cleared(makes_v
     (tmp_path / "mine" / "thesis").touch()
     venv = pretend(tmp_path / ".venv", None)
     (venv / "lib64").symlink_to(tmp_path / "mine")
-    environment.make(str(venv), "has lost its Python")
+    environment.make(str(venv), "has no Python")
     assert (tmp_path / "mine" / "thesis").exists() and sorted(p.name for p in venv.iterdir()) == [".gitignore", "pyvenv.cfg"]
 
 
@@ -287,7 +287,7 @@ def test_an_environment_that_holds_the_study_is_never_deleted(monkeypatch, makes
     venv = pretend(tmp_path / "venv", None)
     (venv / inside / "lib").mkdir(parents=True)
     monkeypatch.setattr(environment, "ROOT", str(venv / inside).rstrip("/"))
-    with pytest.raises(SystemExit, match="holds this study and is left alone"):
+    with pytest.raises(SystemExit, match="contains this study and is left alone"):
         environment.main(str(venv))
     assert (venv / inside / "lib").is_dir() and (venv / "pyvenv.cfg").exists()
 
@@ -378,7 +378,7 @@ def test_a_python_that_cannot_make_environments_names_debians_package(monkeypatc
     python.write_text(f'#!/bin/sh\n{half}printf "{says}\\n"\nexit 1\n', "utf-8")
     python.chmod(0o755)
     monkeypatch.setattr(environment.sys, "executable", str(python))
-    with pytest.raises(SystemExit, match=r"makes no virtual environment \(.*\): .*apt install python3-venv") as refusal:
+    with pytest.raises(SystemExit, match=r"cannot create a virtual environment \(.*\): .*install python3-venv") as refusal:
         environment.main(str(tmp_path / ".venv"))
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / ".venv" / "bin").exists(), "what was half made would be taken for an environment"

@@ -110,7 +110,7 @@ def test_agreement_refuses_tables_without_two_ratings_of_one_item(agreement):
 
 
 def test_alpha_refuses_an_unknown_level_and_names_the_known_ones():
-    with pytest.raises(ValueError, match="unknown level 'ratio': one of nominal, ordinal, interval"):
+    with pytest.raises(ValueError, match="unknown level 'ratio': expected one of nominal, ordinal, interval"):
         krippendorff_alpha(BINARY, "ratio")
 
 
@@ -263,12 +263,12 @@ def test_the_interval_holds_the_estimate_even_without_spread():
 
 @pytest.mark.parametrize(
     "arguments, said",
-    [(dict(values=[1, 2, 3], clusters=[0, 1]), "a cluster an item"),
+    [(dict(values=[1, 2, 3], clusters=[0, 1]), "one cluster per item"),
      (dict(values=[1, 2, 3], clusters=[7, 7, 7]), "at least 2 clusters"),
      (dict(values=[1, np.nan, 3], clusters=[0, 1, 2]), "NaN"),
-     (dict(values=[1, 2, 3], clusters=[0, 1, 2], weights=[1, -1, 1]), "weights of 0 or more"),
+     (dict(values=[1, 2, 3], clusters=[0, 1, 2], weights=[1, -1, 1]), "weights must be at least 0"),
      (dict(values=[1, 2, 3], clusters=[0, 1, 2], weights=[0, 0, 0]), "not all 0"),
-     (dict(values=[1, 2, 3], clusters=[0, 1, 2], weights=[1, 1, 1], statistic=np.mean), "weights go with the mean"),
+     (dict(values=[1, 2, 3], clusters=[0, 1, 2], weights=[1, 1, 1], statistic=np.mean), "weights apply to the mean"),
      (dict(values=[1, 1, 1], clusters=[0, 1, 2], statistic=lambda x: np.nan), "NaN")],
 )  # fmt: skip
 def test_an_interval_is_refused_where_it_would_mean_nothing(arguments, said):

@@ -58,7 +58,7 @@ def test_several_tallies_give_their_mean_and_each_share():
 def test_tallies_of_other_prompts_or_another_order_are_not_taken_together():
     a, b = by_lot((0.5, 0.2, 0.3), 0), by_lot((0.5, 0.2, 0.3), 1, PROMPTS[::-1])
     for count in (lambda: tallies.outcomes(a, b), lambda: tallies.in_excess(a, [b]), lambda: tallies.shares(a, b)):
-        with pytest.raises(ValueError, match="^tallies are taken together on the same prompts in the same order$"):
+        with pytest.raises(ValueError, match="^tallies must be of the same prompts in the same order$"):
             count()
 
 

@@ -125,7 +125,7 @@ def test_where_nothing_can_be_captured_a_line_says_so_and_the_weights_are_the_sa
 
     assert_alike(trained(refused), by_hand(), atol=1e-5, rtol=1e-5)
     said = capsys.readouterr().out
-    assert said == ("no CUDA graph of test, so updates are launched one by one: "
+    assert said == ("no CUDA graph of test, so updates run without one: "
                     "operation not permitted when stream is capturing\n")  # fmt: skip
 
 

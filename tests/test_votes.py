@@ -167,7 +167,7 @@ def test_pairs_of_sets_of_one_model_have_no_image_in_common_and_give_each_image_
         assert often.mean() == 4 and often.mean(0) == pytest.approx(4, abs=4 * (20 * 0.2 * 0.8 / 60) ** 0.5)
     assert np.array_equal(lots, votes.apart(places, pairs=20, seed=5))
     assert not np.array_equal(lots, votes.apart(places, pairs=20, seed=6)) and not np.array_equal(lots[0], lots[1])
-    with pytest.raises(ValueError, match="^two sets of 4 without an image in common need 8 of each prompt, got 7$"):
+    with pytest.raises(ValueError, match="^two disjoint sets of 4 need 8 images of each prompt, got 7$"):
         votes.apart(places[:, :7], pairs=20, seed=5)
 
 
@@ -180,7 +180,7 @@ def test_a_pair_whose_sides_share_an_image_is_refused_as_it_would_tell_too_littl
     lots[1, 2, 3] = lots[0, 2, 0]
     shared = votes.sides(seen, np.zeros(50), names, texts, lots)
     for left, right, count in ((*shared, 1), (a, a, 5)):
-        with pytest.raises(ValueError, match=f"^the two sides have an image of the same name .* for {count} of 5 prompts"):
+        with pytest.raises(ValueError, match=f"^the two sides share an image name .* for {count} of 5 prompts"):
             votes.answers(left, right, "alignment", 0.5)
 
 
@@ -191,10 +191,10 @@ def test_two_models_images_of_one_start_noise_are_not_compared_as_raters_noise_w
     spec = VoteSpec(raters=RaterSpec(lapse=0), lean=0)
     a, other = a_side("a", 0.6, spec=spec), a_side("b", 0.6, spec=spec)
     same = replace(a, names=other.names[:7] + a.names[7:])
-    with pytest.raises(ValueError, match=r"^the two sides have an image of the same name .* for 53 of 60 prompts, such as "):
+    with pytest.raises(ValueError, match=r"^the two sides share an image name .* for 53 of 60 prompts, such as "):
         votes.answers(a, same, "alignment", 0.5, spec)
     one = replace(other, names=[(x[0], *y[1:]) for x, y in zip(a.names, other.names, strict=True)])
-    with pytest.raises(ValueError, match="for 60 of 60 prompts.*: their raters' noise would cancel; draw one side"):
+    with pytest.raises(ValueError, match="for 60 of 60 prompts.*: the raters' noise would cancel; draw one side"):
         votes.tie_band(a, one, "fidelity", spec)
 
 
@@ -237,15 +237,15 @@ def test_the_papers_numbers_are_whole_and_say_what_its_text_says():
 def test_sets_that_are_no_sets_of_four_are_refused():
     seen, texts = seen_as([Scene(1, None, "dog", "forest")] * 8), ["One dog"] * 4 + ["Two dogs"] * 4
     names = [str(i) for i in range(8)]
-    with pytest.raises(ValueError, match="^a side has 4 images of each prompt"):
+    with pytest.raises(ValueError, match="^a side must have 4 images of each prompt"):
         side(seen, np.zeros(8), names, texts[1:] + texts[:1])
-    with pytest.raises(ValueError, match="^a side has 4 images of each prompt"):
+    with pytest.raises(ValueError, match="^a side must have 4 images of each prompt"):
         side(seen, np.zeros(8), names, ["One dog"] * 8)
-    with pytest.raises(ValueError, match="^a set has 4 different images"):
+    with pytest.raises(ValueError, match="^a set must have 4 different images"):
         side(seen, np.zeros(8), ["2", "0", "1", "0", *names[4:]], texts)
 
 
 def test_sides_of_different_prompts_are_not_compared():
     a, b = a_side("a", 0.5, prompts=PROMPTS[:3]), a_side("b", 0.5, prompts=PROMPTS[1:4])
-    with pytest.raises(ValueError, match="^two sides are compared on the same prompts"):
+    with pytest.raises(ValueError, match="^two sides must be compared on the same prompts"):
         votes.answers(a, b, "alignment", 0.5)

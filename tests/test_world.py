@@ -165,11 +165,11 @@ def test_none_shows_nothing_and_more_than_six_shows_seven_to_ten():
 
 @pytest.mark.parametrize(
     "change, said",
-    [(dict(count=0), "unknown count 0: one of 1, 2, 3, 4, 5, 6"), (dict(count=7), "unknown count 7"),
-     (dict(colour="orange"), "unknown colour 'orange': one of None, red, yellow, green"),
-     (dict(object="unicorn"), "unknown object 'unicorn': one of dog, cat, lion"),
-     (dict(background="kitchen"), "unknown background 'kitchen': one of forest, city, moon"),
-     (dict(style="cubist"), f"unknown style 'cubist': one of {', '.join(STYLES)}")],
+    [(dict(count=0), "unknown count 0: expected one of 1, 2, 3, 4, 5, 6"), (dict(count=7), "unknown count 7"),
+     (dict(colour="orange"), "unknown colour 'orange': expected one of None, red, yellow, green"),
+     (dict(object="unicorn"), "unknown object 'unicorn': expected one of dog, cat, lion"),
+     (dict(background="kitchen"), "unknown background 'kitchen': expected one of forest, city, moon"),
+     (dict(style="cubist"), f"unknown style 'cubist': expected one of {', '.join(STYLES)}")],
 )  # fmt: skip
 def test_what_is_not_in_the_world_is_refused_in_one_line_that_names_what_is(change, said):
     with pytest.raises(ValueError, match=said) as refusal:
@@ -178,5 +178,5 @@ def test_what_is_not_in_the_world_is_refused_in_one_line_that_names_what_is(chan
 
 
 def test_an_unknown_way_to_spoil_a_scene_is_refused():
-    with pytest.raises(ValueError, match="unknown kind 'torn': one of cut, blended"):
+    with pytest.raises(ValueError, match="unknown kind 'torn': expected one of cut, blended"):
         render_bad("torn", DOG, rng_of(0))

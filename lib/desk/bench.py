@@ -128,8 +128,8 @@ def main() -> None:
     """Print the rates as a table."""
     limit = matrix_rates()
     told = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}" for dtype, rate in limit.items())
-    print(f"{DEVICE}, {torch.get_num_threads()} threads; matrices are multiplied at {told}")
-    print(f"{'a second':>10} {'GFLOP each':>11} {'of the matrix rate':>19}")
+    print(f"{DEVICE}, {torch.get_num_threads()} threads; large matrices are multiplied at {told}")
+    print(f"{'per second':>10} {'GFLOP each':>11} {'of the matrix rate':>19}")
     for r in rates():
         each = share = ""
         if r.operations:

@@ -70,12 +70,12 @@ def summary(size: str, of: str, claims: Sequence[Mapping], values: Sequence[Mapp
         f"Your run of size {size} beside ours of size {of}.",
         f"Verdicts: {sum(c['agree'] for c in claims)} of {len(claims)} agree.",
         f"Values: {outside} of {len(tested)} lie outside our 95 % interval; if both runs drew everything anew, about "
-        f"{expected:.0f} would by chance.",
+        f"{expected:.0f} would do so by chance.",
     ]
     if size == of:
-        return [*compared, "With the same seed on another machine images and raters are mostly the same: expect fewer."]
-    return [*compared, f"We did not publish size {size}: intervals of another size are of another width, and what depends "
-            "on how much was learnt from differs by more than chance."]  # fmt: skip
+        return [*compared, "With the same seed, images and raters are mostly the same on another machine: expect fewer."]
+    return [*compared, f"We did not publish size {size}: at another size, intervals have other widths, and results that "
+            "depend on the amount of training data differ by more than chance."]  # fmt: skip
 
 
 def number(q: Mapping | None) -> str:
@@ -126,7 +126,7 @@ def beside(size: str, ours: Path) -> str:
     """Write beside.md into your run's folder and return the text for the terminal; raises ValueError if there is no run."""
     yours = reports(size)
     if not (yours / "claims.json").exists():
-        raise ValueError(f"there is no whole run of size {size} yet: run `make reproduce SIZE={size}` first")
+        raise ValueError(f"there is no complete run of size {size} yet: run `make reproduce SIZE={size}` first")
     claims = compared_claims(claims_of(ours), claims_of(yours))
     values = compared_values(quality_entries(ours), quality_entries(yours))
     said = summary(size, ours.name, claims, values)
@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
     size = parser.parse_args(argv).size
     of = size if (published(size) / "claims.json").exists() else None if size == "smoke" else best_published()
     try:
-        print(beside(size, published(of)) if of else f"nothing was published to hold size {size} against")
+        print(beside(size, published(of)) if of else f"there is no published run with which to compare size {size}")
     except (OSError, ValueError, KeyError) as error:
         print(f"beside: {error}", file=sys.stderr)
         return 1

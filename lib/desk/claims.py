@@ -56,28 +56,28 @@ def load(path: Path = TABLE) -> tuple[str, list[dict]]:
         checked(claim)
     names = [claim["name"] for claim in table["claim"]]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"claims named twice: {', '.join(twice)}")
+        raise ValueError(f"several claims have the same name: {', '.join(twice)}")
     return table["paper"], table["claim"]
 
 
 def checked(claim: dict) -> dict:
     """The claim; raises ValueError if a key is unknown or missing, or a part has no test or too many."""
-    name = claim.get("name", "a claim without name")
+    name = claim.get("name", "a claim without a name")
     if unknown := set(claim) - CLAIM:
-        raise ValueError(f"{name}: unknown {', '.join(sorted(unknown))}")
+        raise ValueError(f"{name}: unknown keys: {', '.join(sorted(unknown))}")
     if lacking := {"name", "at", "claim", "notebook", "figure"} - set(claim):
-        raise ValueError(f"{name}: lacks {', '.join(sorted(lacking))}")
+        raise ValueError(f"{name}: missing keys: {', '.join(sorted(lacking))}")
     if ("parts" in claim) == ("reason" in claim):
-        raise ValueError(f"{name}: needs parts or a reason why not, and not both")
+        raise ValueError(f"{name}: needs either parts or the reason why it has none, but not both")
     if "by_construction" in claim and "parts" not in claim:
-        raise ValueError(f"{name}: what holds by construction has parts that show it")
+        raise ValueError(f"{name}: a claim that holds by construction needs parts that show it")
     for part in claim.get("parts", ()):
         if unknown := set(part) - PART - set(TESTS):
-            raise ValueError(f"{name}: unknown {', '.join(sorted(unknown))} in a part")
+            raise ValueError(f"{name}: unknown keys in a part: {', '.join(sorted(unknown))}")
         if not {"of", "row"} <= set(part) or (len(tests := set(part) & set(TESTS)) != 1 and tests != {"above", "below"}):
-            raise ValueError(f"{name}: a part has `of`, `row` and exactly one test, or `above` and `below`")
+            raise ValueError(f"{name}: a part needs `of`, `row` and exactly one test, or both `above` and `below`")
     if "parts" in claim and claim.get("unit") not in UNITS:
-        raise ValueError(f"{name}: the unit is one of {', '.join(UNITS)}")
+        raise ValueError(f"{name}: the unit must be one of {', '.join(UNITS)}")
     return claim
 
 
@@ -135,7 +135,7 @@ def state_of(part: dict, value: float, low: float | None, high: float | None) ->
     if "equals" in part:
         return "holds" if value == part["equals"] else "fails"
     if low is None or high is None:
-        raise Missing(f"result '{part['of']}' has no interval for this rule")
+        raise Missing(f"result '{part['of']}' has no interval, which this rule needs")
     if "near" in part:
         target, margin = part["near"]
         inside, outside = max(high - target, target - low) <= margin + 1e-9, max(low - target, target - high) > margin

@@ -19,7 +19,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__
 OLDEST = (3, 11)
 ISOLATED = ["-I", "-X", "utf8"]
 ELSEWHERE = "name another place for the environment, as in: make VENV=/some/folder/venv"
-APT = "on Debian and Ubuntu, apt install python3-venv"
+APT = "on Debian or Ubuntu, apt install python3-venv"
 LINE = re.compile(r'([\w.-]+)==([\w.]+)(?: ; (sys_platform|python_version) == "([\w.]+)")?')
 
 
@@ -33,7 +33,7 @@ def main(folder):
         complete(folder, there)
         fault, there = look(folder)
     if fault or amiss(there):
-        sys.exit(f"{folder} {fault or 'still has ' + told(amiss(there))}: remove it, and make it again with: make env")
+        sys.exit(f"{folder} {fault or 'still has ' + told(amiss(there))}: remove it and create it again with: make env")
     try:
         link(there["site"])
     except OSError:
@@ -52,13 +52,13 @@ def look(folder):
     """Why the environment does not run (None: it does), and what its Python finds there."""
     python = os.path.join(folder, "bin", "python")
     if not os.path.exists(folder):
-        return "is a link that leads nowhere" if os.path.islink(folder) else "is not there", None
+        return "is a broken link" if os.path.islink(folder) else "does not exist", None
     if not os.path.isdir(folder) or not os.path.isfile(os.path.join(folder, "pyvenv.cfg")):
         if os.path.isdir(folder) and not os.listdir(folder):
             return "is empty", None
         sys.exit(f"{folder} is not a virtual environment (it has no pyvenv.cfg) and is left alone: move it, or {ELSEWHERE}")
     if not os.path.exists(python):
-        return "has lost its Python", None
+        return "has no Python", None
     command = [python, *ISOLATED, os.path.realpath(__file__), "--look"]
     try:
         there = json.loads(subprocess.check_output(command, stderr=subprocess.DEVNULL).decode())
@@ -111,7 +111,7 @@ def amiss(there):
 
 def told(unmet):
     """How many packages are missing or at the wrong version, and an example."""
-    return f"{len(unmet)} package{'s' * (len(unmet) > 1)} missing or at another version, such as {unmet[0]}"
+    return f"{len(unmet)} package{'s' * (len(unmet) > 1)} missing or at the wrong version, such as {unmet[0]}"
 
 
 def canonical(name):
@@ -132,9 +132,9 @@ def make(folder, fault):
     if sys.version_info < OLDEST:  # noqa: UP036 - the very check
         oldest = dotted(OLDEST)
         found = f"{sys.executable} is {dotted(sys.version_info[:3])}"
-        sys.exit(f"Python {oldest} or newer is needed; name one: make PYTHON=python{oldest} ({found})")
+        sys.exit(f"Python {oldest} or newer is needed, but {found}: name a newer one with make PYTHON=python{oldest}")
     writable(os.path.dirname(os.path.abspath(folder)))
-    say(f"{folder} {fault}: making it with Python {dotted(sys.version_info[:3])}")
+    say(f"{folder} {fault}: creating it with Python {dotted(sys.version_info[:3])}")
     if os.path.islink(folder) and fault != "is empty":
         os.unlink(folder)
     elif os.path.isdir(folder):
@@ -146,7 +146,7 @@ def make(folder, fault):
             clear(folder)
         said = done.stdout.decode(errors="replace").strip()
         hint = f"{APT}; or {ELSEWHERE}" if "ensurepip" in said or "No module" in said else ELSEWHERE
-        sys.exit(f"{sys.executable} makes no virtual environment ({said.split(chr(10))[-1]}): {hint}")
+        sys.exit(f"{sys.executable} cannot create a virtual environment ({said.split(chr(10))[-1]}): {hint}")
     with open(os.path.join(folder, ".gitignore"), "w", encoding="utf-8") as file:
         file.write("*\n")  # wherever it is, git and ruff ignore it
 
@@ -154,7 +154,7 @@ def make(folder, fault):
 def clear(folder):
     """Empty an environment's folder, pyvenv.cfg last: if killed half-way, it is still recognised as an environment."""
     if (ROOT + os.sep).startswith(os.path.realpath(folder) + os.sep):
-        sys.exit(f"{folder} holds this study and is left alone: {ELSEWHERE}")
+        sys.exit(f"{folder} contains this study and is left alone: {ELSEWHERE}")
     for name in sorted(os.listdir(folder), key="pyvenv.cfg".__eq__):
         path = os.path.join(folder, name)
         if os.path.isdir(path) and not os.path.islink(path):
@@ -171,10 +171,10 @@ def complete(folder, there):
     for name in {canonical(line.partition("==")[0]) for line in amiss(there)} & set(there["broken"]):
         shutil.rmtree(there["broken"][name])  # else pip would consider the package installed
     if "pip" not in there["found"] and subprocess.call([*python, "-m", "ensurepip"], stdout=subprocess.DEVNULL):
-        sys.exit(f"{folder} has no pip, and its Python brings none: {APT}")
+        sys.exit(f"{folder} has no pip, and its Python does not provide it: {APT}")
     options = ["--quiet", "--disable-pip-version-check", "--no-user", "-r", os.path.join(ROOT, "requirements.lock")]
     if subprocess.call([*python, "-m", "pip", "install", *options]):
-        sys.exit(f"pip could not complete {folder}, as it says above; make env goes on from where it is")
+        sys.exit(f"pip could not complete {folder}, see its message above; make env continues from there")
 
 
 def writable(place):
@@ -210,4 +210,4 @@ if __name__ == "__main__":
     except OSError as error:
         sys.exit(f"{error.filename}: {error.strerror}" + f"; {ELSEWHERE}" * (sys.argv[1:] != ["--link"]))
     except KeyboardInterrupt:
-        sys.exit("interrupted; make env goes on from where it is")
+        sys.exit("interrupted; make env continues from there")

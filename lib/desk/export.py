@@ -61,15 +61,15 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m lib.desk.export", description=main.__doc__)
     parser.error = refuse
     parser.add_argument("model", nargs="?", metavar="MODEL", help=f"one of {', '.join(NAMES)}")
-    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="a new or an empty folder")
+    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="a new or empty folder")
     parser.add_argument("--size", default="laptop", help=f"one of {', '.join(SIZES)} (default: laptop)")
     options = parser.parse_args(argv)
     size_named(options.size)
     if options.model and options.model not in NAMES:
         hint = "".join(f", perhaps {near!r}" for near in difflib.get_close_matches(options.model.lower(), NAMES, 1, 0.5))
-        refuse(f"unknown model {options.model!r}{hint}: one of {', '.join(NAMES)}")
+        refuse(f"unknown model {options.model!r}{hint}: expected one of {', '.join(NAMES)}")
     if options.model and not options.folder:
-        refuse(f'say into which folder, such as: python -m lib.desk.export "{options.model}" exported --size {options.size}')
+        refuse(f'name a folder, as in: python -m lib.desk.export "{options.model}" exported --size {options.size}')
     return options
 
 
@@ -77,9 +77,9 @@ def vacant(folder: str) -> Path:
     """The folder's real path, with `~` and links resolved; raises ValueError unless it is empty or does not exist."""
     path = Path(os.path.realpath(os.path.expanduser(folder)))
     if os.path.lexists(path) and not path.is_dir():
-        raise ValueError(f"{path} is a file: name a new or an empty folder")
+        raise ValueError(f"{path} is a file: name a new or empty folder")
     if path.is_dir() and any(path.iterdir()):
-        raise ValueError(f"{path} is not empty, and nothing is overwritten: name a new or an empty folder")
+        raise ValueError(f"{path} is not empty, and nothing is overwritten: name a new or empty folder")
     return path
 
 
@@ -94,7 +94,7 @@ def chosen(size: str, of: str = "settings", what: Sequence[str] = SETTINGS) -> d
     except FileNotFoundError as error:
         raise NotMade(str(error)) from None
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{of}.json of size {size} is not as {report.maker(of)} writes it: run it again") from None
+        raise ValueError(f"{of}.json of size {size} is not as {report.maker(of)} writes it: run that again") from None
 
 
 def study_of(name: str, size: str) -> Study:
@@ -156,7 +156,7 @@ def export(study: Study, name: str, folder: str) -> tuple[Path, dict]:
         to.parent.mkdir(parents=True, exist_ok=True)
         beside = tempfile.TemporaryDirectory(dir=to.parent, prefix=".export-")
     except OSError as error:
-        raise ValueError(f"cannot write in {to.parent} ({error.strerror}): name a folder elsewhere") from None
+        raise ValueError(f"cannot write to {to.parent} ({error.strerror}): name a folder elsewhere") from None
     with beside:
         (new := Path(beside.name) / "model").mkdir()  # with the usual permissions, unlike the temporary folder
         write = {"reward": write_reward, "hps": write_hps}.get(name, write_lora if name in ADAPTATIONS else write_pipeline)

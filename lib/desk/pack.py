@@ -28,7 +28,7 @@ COMMAND = """#!/bin/sh
 # sh there.sh SIZE [NOTEBOOK...]: all notebooks at that size, or those; PYTHON=python3.12 names the Python with PyTorch.
 set -e
 cd "$(dirname "$0")"
-size="${1:?say which size, such as gpu}"
+size="${1:?name a size, such as gpu}"
 shift
 python="${PYTHON:-python3}"
 "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target .cache/site wheels/*.whl
@@ -65,7 +65,7 @@ def wheels(folder: Path, python: str) -> list[Path]:
     done = subprocess.run([*command, *(f"{name}=={distribution(name).version}" for name in lacking)], capture_output=True,
                           text=True)  # fmt: skip
     if done.returncode:
-        raise ValueError(f"pip could not download the wheels: {done.stderr.strip().splitlines()[-1:]}")
+        raise ValueError(f"pip could not download the wheels: {done.stderr.strip().rpartition(chr(10))[-1]}")
     return sorted(folder.glob("*.whl"))
 
 
@@ -92,7 +92,7 @@ def pack(file: Path, python: str) -> float:
             command.size, command.mode = len(COMMAND), 0o755
             archive.addfile(command, io.BytesIO(COMMAND.encode()))
         if (size := new.stat().st_size / 1e6) > LIMIT:
-            raise ValueError(f"the archive would have {size:.0f} MB, more than {LIMIT}")
+            raise ValueError(f"the archive would be {size:.0f} MB, more than the limit of {LIMIT} MB")
         new.replace(file)
     finally:
         new.unlink(missing_ok=True)
@@ -110,9 +110,9 @@ def main(argv: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"pack: {error}", file=sys.stderr)
         return 1
-    print(f"{options.file}: {size:.0f} MB, for Python {options.python} with {', '.join(THERE)}. There:")
+    print(f"{options.file}: {size:.0f} MB, for Python {options.python} with {', '.join(THERE)}. On the other machine, run:")
     print(f"tar -xzf {options.file.name} && sh study/there.sh gpu")
-    print("and bring back study/reports/yours/gpu")
+    print("and copy study/reports/yours/gpu back")
     return 0
 
 

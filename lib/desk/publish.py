@@ -26,7 +26,7 @@ PAGES = ("README.md", "reports/README.md", "reports/claims.md")
 def publish(size: str, notebooks: list[Path]) -> Path:
     """Replace what is committed of a size by the run of that size; raises ValueError unless each notebook's run stands."""
     if stale := [n.stem for n in notebooks if not is_fresh(n, {}, size, elsewhere=True)]:
-        raise ValueError(f"not run as they are: {', '.join(stale)}: run `make reproduce SIZE={size}` first")
+        raise ValueError(f"not run in their current form: {', '.join(stale)}: run `make reproduce SIZE={size}` first")
     if lacking := [name for name in COMMITTED if not (reports(size) / name).exists()]:
         raise ValueError(f"{reports(size)} has no {', '.join(lacking)}: run `make reproduce SIZE={size}` first")
     new, ours = published(f"{size}.partial"), published(size)
@@ -49,7 +49,7 @@ def publish_notebooks(size: str, notebooks: list[Path]) -> None:
         source = nbformat.read(path, as_version=4)
         book = gallery.anywhere(gallery.tidied(nbformat.read(reports(size) / "notebooks" / path.name, as_version=4)))
         if [c.source for c in book.cells] != [c.source for c in source.cells]:
-            raise ValueError(f"{path.name} was edited since its run: run `make reproduce SIZE={size}` again")
+            raise ValueError(f"{path.name} was edited since its last run: run `make reproduce SIZE={size}` again")
         nbformat.write(gallery.illustrated(book, reports(size)), new / path.name)
     shutil.rmtree(ours, ignore_errors=True)
     new.rename(ours)

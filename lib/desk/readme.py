@@ -44,11 +44,11 @@ def fill_readme(readme: Path, values: Mapping[str, str]) -> bool:
     text = readme.read_text("utf-8")
     markers = MARKER.findall(text)
     if len(markers) != text.count("<!-- value:") or len(markers) != text.count("<!-- /value -->"):
-        raise ValueError(f"{readme.name}: a value marker is not closed or not opened")
+        raise ValueError(f"{readme.name}: a value marker lacks its opening or its closing part")
     if any("<!-- value:" in inside for _, inside in markers):
-        raise ValueError(f"{readme.name}: a value marker stands inside another")
+        raise ValueError(f"{readme.name}: a value marker is inside another one: close each before the next")
     if unknown := sorted({name for name, _ in markers} - set(values)):
-        raise ValueError(f"{readme.name}: no value is known for {', '.join(unknown)}")
+        raise ValueError(f"{readme.name}: there is no value for the markers {', '.join(unknown)}")
     filled = MARKER.sub(lambda m: f"<!-- value:{m[1]} -->{values[m[1]]}<!-- /value -->", text)
     if filled != text:
         atomic_write(readme, filled)

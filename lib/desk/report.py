@@ -41,7 +41,7 @@ def read(name: str, size: str):
     if not path.exists():  # a trial builds on the results of the run that is not one
         path = noted(untried(size) / "results" / f"{name}.json")
     if not path.exists():
-        raise FileNotFoundError(f"there is no result {name!r} of size {size} yet: run {maker(name)} first, at that size")
+        raise FileNotFoundError(f"there is no result {name!r} of size {size} yet: run {maker(name)} at that size first")
     return json.loads(path.read_text("utf-8"))["rows"]
 
 
@@ -133,7 +133,7 @@ def opening(notebook: str, size: str) -> Opening:
     name, best = f"results/answer_{checked_name(notebook)}.json", best_published()
     path, whose = reports(size) / name, f"size {size}"
     if not path.exists() and best:
-        path, whose = published(best) / name, f"ours, size {best}; size {size} was not run here yet"
+        path, whose = published(best) / name, f"ours, size {best}; size {size} has not been run here yet"
     text = json.loads(path.read_text("utf-8"))["rows"]["text"] if path.exists() else "not run yet"
     takes = "; ".join(f"{s}: {took(notebook, s)}" for s in SIZES)
     return Opening(f"**Answer in one line** ({whose}): {text}\n\n**Takes** (last run): {takes}")
@@ -152,7 +152,7 @@ def took(notebook: str, size: str) -> str:
 def answer(notebook: str, text: str, size: str) -> Markdown:
     """Store the one-line answer as results/answer_<notebook>.json, and update the first screen."""
     if not text.strip() or "\n" in text:
-        raise ValueError(f"{notebook}: the answer is one line of text, got {text!r}")
+        raise ValueError(f"{notebook}: the answer must be one line of text, got {text!r}")
     write(f"answer_{notebook}", {"text": text}, size, notebook)
     update_display(Markdown(opening(notebook, size).data), display_id="opening")
     return Markdown(f"**Answer in one line**: {text}")
@@ -186,7 +186,7 @@ def points(value: float, low: float | None = None, high: float | None = None) ->
 def checked_name(name: str) -> str:
     """The name, if it is valid for a file and for a README marker."""
     if not re.fullmatch(r"\w+", name):
-        raise ValueError(f"name {name!r}: use letters, digits and _")
+        raise ValueError(f"invalid name {name!r}: use only letters, digits and _")
     return name
 
 
@@ -202,7 +202,7 @@ def plain(obj, where: str):
         return int(obj)
     if isinstance(obj, (float, np.floating)):
         if not math.isfinite(obj):
-            raise ValueError(f"{where} is {obj}: give a finite number, or None where there is none")
+            raise ValueError(f"{where} is {obj}: give a finite number, or None if there is no value")
         return float(f"{obj:.6g}")
     if obj is None or isinstance(obj, str):
         return obj

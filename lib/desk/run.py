@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         notebooks = [Path(path) for path in options.notebooks]
         given = dict(pairs := [literal(text) for text in options.parameter])
         if len(given) < len(pairs):
-            refuse("-p gives a parameter twice: once is enough")
+            refuse("-p sets a parameter twice: set it once")
         for notebook in notebooks:
             check_parameters(notebook, given)
         if given:
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
             if not execute(notebook, given, options.size):
                 return 1
         if given:
-            print(f"a trial: its results, figures and notebook are in {reports(options.size)}")
+            print(f"this was a trial: its results, figures and notebook are in {reports(options.size)}")
     except Refused as refusal:
         print(f"run: {refusal}", file=sys.stderr)
         return 2
@@ -84,11 +84,11 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", default="laptop", help=f"one of {', '.join(SIZES)} (default: laptop)")
     parser.add_argument("-p", dest="parameter", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--force", action="store_true", help="run fresh notebooks too")
-    parser.add_argument("--check", action="store_true", help="run nothing, name the stale notebooks")
+    parser.add_argument("--check", action="store_true", help="run nothing; list the stale notebooks")
     parser.add_argument("--patient", action="store_true", help="do not ask before many hours of work")
     options = parser.parse_args(argv)
     if options.size not in SIZES:
-        refuse(f"unknown size {options.size!r}: one of {', '.join(SIZES)}")
+        refuse(f"unknown size {options.size!r}: expected one of {', '.join(SIZES)}")
     return options
 
 
@@ -119,14 +119,14 @@ def check_parameters(notebook: Path, given: dict) -> None:
     """Refuse a notebook that is missing, lacks a parameter that is given, has a parameter (given or default) outside its
     domain, or has a dict with a duplicate key."""
     if not notebook.is_file():
-        refuse(f"no notebook {notebook}")
+        refuse(f"there is no notebook {notebook}")
     try:
         cells = parameters.cells(notebook)
         if (source := parameters.parameters_cell(cells)) is None:
             refuse(f"{notebook.name} has no cell tagged `parameters`")
         names = parameters.parameters(source)
         if unknown := [name for name in ("size", *given) if name not in names]:
-            refuse(f"{notebook.name} defines no parameter {', '.join(unknown)}: it has {', '.join(names)}")
+            refuse(f"{notebook.name} has no parameter {', '.join(unknown)}: its parameters are {', '.join(names)}")
         parameters.check_values(source, given)
     except (SyntaxError, ValueError) as error:
         refuse(f"{notebook.name}: {error}")
@@ -142,7 +142,7 @@ def require_writable(folder: Path, variable: str) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        refuse(f"cannot write to {folder} ({error.strerror}): name a folder that you may write to in {variable}")
+        refuse(f"cannot write to {folder} ({error.strerror}): set {variable} to a folder that you can write to")
 
 
 def ask_for_patience(size: str, patient: bool) -> None:
@@ -152,7 +152,7 @@ def ask_for_patience(size: str, patient: bool) -> None:
         return
     said = f"size {size} takes about {hours:,.0f} hours on two CPU cores, and there is no GPU"
     if not sys.stdin.isatty():
-        refuse(f"{said}: add --patient (make PATIENCE=1) to start it all the same, or take a smaller size")
+        refuse(f"{said}: add --patient (make PATIENCE=1) to start it anyway, or choose a smaller size")
     if input(f"{said}. Start it? [y/N] ").strip().lower() not in ("y", "yes"):
         refuse("not started")
 

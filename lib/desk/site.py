@@ -56,7 +56,7 @@ def build(size: str, notebooks: Path = ROOT / "notebooks") -> Path:
     (new / "index.html").write_text(template.render(shared | index | front), "utf-8")
     (new / "style.css").write_text((HERE / "site.css").read_text("utf-8") + code_colours(), "utf-8")
     if faults := [fault for page in sorted(new.glob("*.html")) for fault in faults_of(page)]:
-        raise ValueError("the site would not do: " + "; ".join(faults[:5]))
+        raise ValueError("the site has faults: " + "; ".join(faults[:5]))
     site = reports(size) / "site"
     shutil.rmtree(site, ignore_errors=True)
     new.rename(site)

@@ -29,7 +29,7 @@ def groups(prompts: Sequence[str]) -> np.ndarray:
     for i, p in enumerate(prompts):
         places.setdefault(p, []).append(i)
     if max(map(len, places.values())) > MOST:
-        raise ValueError(f"a group has at most {MOST} images, one has {max(map(len, places.values()))}")
+        raise ValueError(f"a group may have at most {MOST} images, but one has {max(map(len, places.values()))}")
     return np.array([r + [-1] * (MOST - len(r)) for r in places.values()])
 
 
@@ -78,14 +78,15 @@ SCHEMA = {
 def checked(table: pd.DataFrame) -> pd.DataFrame:
     """The table with the schema's columns and types; raises ValueError that says what is wrong with it."""
     if missing := [c for c in SCHEMA if c not in table]:
-        raise ValueError(f"choice table lacks the column {missing[0]!r}: want {', '.join(SCHEMA)}")
+        raise ValueError(f"the choice table lacks the column {missing[0]!r}: expected {', '.join(SCHEMA)}")
     table = table[list(SCHEMA)].astype(SCHEMA).reset_index(drop=True)
     table["images"] = [list(images) for images in table.images]
     for i, (images, chosen) in enumerate(zip(table.images, table.chosen, strict=True)):
         if not 2 <= len(images) <= MOST or len(set(images)) < len(images):
-            raise ValueError(f"row {i} of the choice table has {len(images)} images: want 2 to {MOST} different ones")
+            raise ValueError(f"row {i} of the choice table has {len(images)} images: expected 2 to {MOST} different ones")
         if not 0 <= chosen < len(images):
-            raise ValueError(f"row {i} of the choice table chooses image {chosen} of {len(images)}")
+            indices = f"expected an index from 0 to {len(images) - 1}"
+            raise ValueError(f"row {i} of the choice table chooses image {chosen} of {len(images)}: {indices}")
     for column in ("prompt", "user", "source"):
         if (empty := table[column].isna() | (table[column] == "")).any():
             raise ValueError(f"row {int(empty.idxmax())} of the choice table has no {column}")
@@ -100,7 +101,7 @@ def save(path: Path, table: pd.DataFrame) -> None:
 def load(path: Path) -> pd.DataFrame:
     """Read and check a file of choices."""
     if not path.exists():
-        raise FileNotFoundError(f"no file of choices {path}")
+        raise FileNotFoundError(f"there is no choice file {path}")
     return checked(pd.read_parquet(path))
 
 

@@ -38,7 +38,7 @@ def _rows(named: Attributes) -> dict[str, list[int]]:
 
 def _finite(seen: dict[str, np.ndarray]) -> None:
     for head, chances in seen.items():
-        finite(f"chances of {head}", chances)
+        finite(f"probabilities of {head}", chances)
 
 
 def _right(prompts: Sequence[str]) -> dict[str, np.ndarray]:

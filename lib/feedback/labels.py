@@ -31,18 +31,18 @@ def checked(table: pd.DataFrame) -> pd.DataFrame:
             raise ValueError(f"row {int(empty.idxmax())} of the label table has no {column}")
     if (twice := table.duplicated(["image", "prompt", "rater"])).any():
         row = table[twice].iloc[0]
-        raise ValueError(f"rater {row.rater!r} labelled image {row.image[:12]} for {row.prompt!r} twice")
+        raise ValueError(f"rater {row.rater!r} labelled image {row.image[:12]} for {row.prompt!r} twice: expected one label")
     return table
 
 
 def _has(table: pd.DataFrame, columns: Iterable[str]) -> None:
     if missing := [c for c in columns if c not in table]:
-        raise ValueError(f"label table lacks the column {missing[0]!r}: want {', '.join(SCHEMA)}")
+        raise ValueError(f"the label table lacks the column {missing[0]!r}: expected {', '.join(SCHEMA)}")
 
 
 def _refuse_unknown(table: pd.DataFrame, column: str, known: Sequence[str]) -> None:
     if len(wrong := table.loc[~table[column].isin(known), column]):
-        raise ValueError(f"unknown {column} {wrong.iloc[0]!r} in row {wrong.index[0]}: one of {', '.join(known)}")
+        raise ValueError(f"unknown {column} {wrong.iloc[0]!r} in row {wrong.index[0]}: expected one of {', '.join(known)}")
 
 
 def save(path: Path, table: pd.DataFrame) -> None:
@@ -53,7 +53,7 @@ def save(path: Path, table: pd.DataFrame) -> None:
 def load(path: Path) -> pd.DataFrame:
     """Read and check a label file."""
     if not path.exists():
-        raise FileNotFoundError(f"no label file {path}")
+        raise FileNotFoundError(f"there is no label file {path}")
     return checked(pd.read_parquet(path))
 
 
@@ -69,7 +69,7 @@ def append(path: Path, table: pd.DataFrame) -> None:
         if other := [(i, p, r) for i, p, r in given if (*_plain(i, p), r) in alike and (i, p, r) not in exact]:
             (image, prompt, rater), count = other[0], f"{len(other):,} of {len(new):,} new labels"
             was, asked = alike[*_plain(image, prompt), rater]
-            raise ValueError(f"{count} are of images that the file writes otherwise: {image!r} for {prompt!r} is there as "
+            raise ValueError(f"{count} are of images that the file spells differently: {image!r} for {prompt!r} is in it as "
                              f"{was!r} for {asked!r}")  # fmt: skip
         again = old.merge(new[keys], on=keys, how="left", indicator="in_new")["in_new"].eq("both").to_numpy()
         if again.any():
@@ -85,7 +85,7 @@ def ratings_matrix(table: pd.DataFrame, raters: Sequence[str] | None = None) -> 
     table = checked(table)
     if raters is not None and (strange := [r for r in raters if r not in set(table.rater)]):
         count, known = f"{len(strange)} of {len(raters)}", ", ".join(sorted(set(table.rater))[:9])
-        raise ValueError(f"{count} raters gave no label, such as {strange[0]!r}: the table's are {known}")
+        raise ValueError(f"{count} raters gave no labels, such as {strange[0]!r}: the raters in the table are {known}")
     values = table.assign(value=table.label.map({"good": 1.0, "bad": 0.0}).astype(float))
     wide = values.pivot(index=["image", "prompt"], columns="rater", values="value")
     return wide.reindex(columns=list(raters)) if raters is not None else wide
@@ -114,7 +114,7 @@ def matched(table: pd.DataFrame, images: Sequence[str], prompts: Sequence[str], 
 def refuse_strangers(what: str, pairs: Iterable[tuple[str, str]], images: Sequence[str], prompts: Sequence[str]) -> None:
     """Raise ValueError unless all `pairs` of image and prompt (called `what`) are in a set: digests and prompts, [image]."""
     if len(images) != len(prompts):
-        raise ValueError(f"need a prompt an image, got {len(images):,} images and {len(prompts):,} prompts")
+        raise ValueError(f"need one prompt per image, got {len(images):,} images and {len(prompts):,} prompts")
     pairs, known = list(pairs), list(zip(images, prompts, strict=True))
     there = set(known)
     if strange := [pair for pair in pairs if pair not in there]:
@@ -130,15 +130,15 @@ def _why(image: str, prompt: str, known: list[tuple[str, str]]) -> str:
     plain, digests = _plain(image, prompt)[0], {digest for digest, _ in known}
     if image in digests:
         texts = list(dict.fromkeys(text for digest, text in known if digest == image))[:3]
-        return f"the set has this image for another prompt, want {' or '.join(map(repr, texts))} to the letter"
+        return f"the set has this image for another prompt, expected exactly {' or '.join(map(repr, texts))}"
     if plain in digests:
-        return f"the digest is written with capital letters or spaces, want {plain!r}"
-    wanted = f"want the SHA-256 of the image's uint8 pixels, such as {known[0][0]!r} for {known[0][1]!r}"
+        return f"the digest is written with capital letters or spaces, expected {plain!r}"
+    wanted = f"expected the SHA-256 of the image's uint8 pixels, such as {known[0][0]!r} for {known[0][1]!r}"
     if re.fullmatch("[0-9a-f]{64}", plain):
-        return f"no image has this digest (other images, or the digest of a file?), {wanted}"
+        return f"no image has this digest (are these labels of other images, or is it the digest of a file?), {wanted}"
     if any(sign in image for sign in "./\\"):
-        return f"that is the name of a file, {wanted}"
-    return f"that is no digest of an image, {wanted}"
+        return f"this is the name of a file, {wanted}"
+    return f"this is not the digest of an image, {wanted}"
 
 
 def _plain(image: str, prompt: str) -> tuple[str, str]:
@@ -149,7 +149,7 @@ def _plain(image: str, prompt: str) -> tuple[str, str]:
 def shares(table: pd.DataFrame, by: str | None = None) -> pd.DataFrame:
     """Shares of good, bad and skip, with skips in the denominator (Lee et al. 2023, Table 2), and the number of labels."""
     if by is not None and (lost := table[by].isna()).any():
-        raise ValueError(f"{lost.sum():,} of {len(table):,} labels have no {by}: every one needs a group")
+        raise ValueError(f"{lost.sum():,} of {len(table):,} labels have no {by}: every label needs one")
     groups = [table] if by is None else [g for _, g in table.groupby(by, sort=False)]
     rows = [{label: float((g.label == label).mean()) for label in LABELS} | {"n": len(g)} for g in groups]
     return pd.DataFrame(rows, index=["all"] if by is None else [k for k, _ in table.groupby(by, sort=False)])

@@ -47,7 +47,7 @@ EVALUATORS = tuple(f"evaluator-{i}" for i in range(1, 10))
 
 def blurred_counts(chances: np.ndarray, miscount: float) -> np.ndarray:
     """Count probabilities [image, 8] (none, 1-6, more) as a rater sees them: larger counts leak more to their neighbours."""
-    n = finite("chances of count", chances).shape[1]
+    n = finite("probabilities of count", chances).shape[1]
     leak = np.clip(miscount * (np.arange(n) - 1), 0, 0.4)
     kernel = np.zeros((n, n))
     for seen in range(n):

@@ -36,7 +36,7 @@ def tally(found: np.ndarray, prompts: Sequence[str]) -> pd.DataFrame:
 def _each(tables: Sequence[pd.DataFrame], value: Callable[[pd.DataFrame], pd.Series]) -> np.ndarray:
     """A value for each prompt in each tally, float [tally, prompt]; raises ValueError if the tallies' prompts differ."""
     if any(t.prompt.tolist() != tables[0].prompt.tolist() for t in tables):
-        raise ValueError("tallies are taken together on the same prompts in the same order")
+        raise ValueError("tallies must be of the same prompts in the same order")
     return np.stack([value(t) for t in tables]).astype(float)
 
 

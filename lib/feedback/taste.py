@@ -114,7 +114,7 @@ def chances(liking: np.ndarray, rows: np.ndarray, noise: float) -> np.ndarray:
     liking / noise, which is the choice of the highest liking plus Gumbel noise (McFadden 1974).
     """
     if not 0 < noise < np.inf:
-        raise ValueError(f"the noise of choices is a finite number above 0, got {noise}")
+        raise ValueError(f"the noise of choices must be a finite number above 0, got {noise}")
     given = np.where(rows >= 0, finite("liking", np.asarray(liking, float))[..., rows], -np.inf) / noise
     p = np.exp(given - given.max(-1, keepdims=True))
     return p / p.sum(-1, keepdims=True)
@@ -148,8 +148,8 @@ def calibrated(
     low, high = 0.02, 50.0
     reached = [expected_guess(liking, rows, replace(spec, noise=x)) for x in (high, low)]
     if not reached[0] < target < reached[1]:
-        span = f"from {reached[0]:.0%} to {reached[1]:.0%}"
-        raise ValueError(f"no noise makes guesses right {target:.0%} of the time: {span}; take more prompts")
+        span = f"only from {reached[0]:.0%} to {reached[1]:.0%}"
+        raise ValueError(f"no noise level makes guesses right {target:.0%} of the time, {span}: use more prompts")
     for _ in range(40):
         middle = (low * high) ** 0.5
         right = expected_guess(liking, rows, replace(spec, noise=middle))

@@ -90,7 +90,7 @@ def spread_within(values: np.ndarray, prompts: Sequence[str]) -> float:
     grouped = pd.Series(finite("values", values)).groupby(list(prompts))
     sums, freedom = ((grouped.transform("mean") - values) ** 2).sum(), len(values) - grouped.ngroups
     if freedom < 1:
-        raise ValueError("the spread within prompts needs a prompt with at least two images: draw more images a prompt")
+        raise ValueError("the spread within prompts needs a prompt with at least two images: draw more images per prompt")
     return float(np.sqrt(sums / freedom))
 
 
@@ -112,9 +112,9 @@ def sides(
     for at in rows:
         texts, fours = np.array(prompts)[at], np.sort(np.array(names)[at], axis=1)
         if (texts != texts[:, :1]).any() or len(set(texts[:, 0])) < len(texts):
-            raise ValueError(f"a side has {SET} images of each prompt, in a row, and no prompt twice")
+            raise ValueError(f"a side must have {SET} images of each prompt in one set, and no prompt twice")
         if (fours[:, 1:] == fours[:, :-1]).any():
-            raise ValueError(f"a set has {SET} different images, and one has an image twice")
+            raise ValueError(f"a set must have {SET} different images, but one contains an image twice")
         mean = {q: x[:, at].mean(2) for q, x in each.items()}
         found.append(Side(texts[:, 0].tolist(), list(map(tuple, fours.tolist())), mean))
     return found
@@ -124,7 +124,7 @@ def apart(rows: np.ndarray, pairs: int, seed: int) -> np.ndarray:
     """Pairs of sets of four, for the base against itself: int [pair, side, prompt, 4], drawn for each prompt from its `rows`
     int [prompt, image], with no image on both sides of a pair. Raises ValueError if a prompt has fewer than eight."""
     if rows.shape[1] < 2 * SET:
-        raise ValueError(f"two sets of {SET} without an image in common need {2 * SET} of each prompt, got {rows.shape[1]}")
+        raise ValueError(f"two disjoint sets of {SET} need {2 * SET} images of each prompt, got {rows.shape[1]}")
     drawn = rng_of(seed).permuted(np.broadcast_to(rows, (pairs, *rows.shape)), axis=2)
     return np.stack([drawn[..., :SET], drawn[..., SET : 2 * SET]], 1)
 
@@ -143,13 +143,13 @@ def differences(a: Side, b: Side, question: str, spec: VoteSpec = VoteSpec()) ->
     Raises ValueError if the two sets of a prompt share an image's name.
     """
     if a.prompts != b.prompts:
-        raise ValueError("two sides are compared on the same prompts in the same order")
+        raise ValueError("two sides must be compared on the same prompts in the same order")
     # A rater's noise depends on the image's name. Two models' images from the same initial noise share a name, so the
     # rater's noise would cancel, as if raters compared them without error. The study draws each side from its own stream.
     if shared := [p for p, x, y in zip(a.prompts, a.names, b.names, strict=True) if set(x) & set(y)]:
         count = f"{len(shared)} of {len(a.prompts)} prompts, such as {shared[0]!r}"
-        raise ValueError(f"the two sides have an image of the same name (stream, prompt, number) for {count}: their raters' "
-                         "noise would cancel; draw one side from a stream of its own, or take other numbers")  # fmt: skip
+        raise ValueError(f"the two sides share an image name (stream, prompt, number) for {count}: the raters' noise would "
+                         "cancel; draw one side from a stream of its own, or use other numbers")  # fmt: skip
     better, worse = (finite(f"strength on {question}", s.strength[question]) for s in (a, b))
     lean = spec.lean * normals(EVALUATORS, "lean", question)
     return better - worse + np.where(_queries(a, b, question)[1], 1, -1) * lean[:, None]
@@ -163,7 +163,7 @@ def tie_band(a: Side, b: Side, question: str, spec: VoteSpec = VoteSpec()) -> fl
 def answers(a: Side, b: Side, question: str, band: float, spec: VoteSpec = VoteSpec()) -> np.ndarray:
     """The votes, int [rater, prompt]: 1 for A, -1 for B, 0 for a tie. In a lapse it is one of the three at random."""
     if not 0 <= band < np.inf:
-        raise ValueError(f"the band of ties is a finite number of 0 or more, got {band}")
+        raise ValueError(f"the tie band must be a finite number of at least 0, got {band}")
     gap = differences(a, b, question, spec)
     found = np.where(np.abs(gap) <= band, 0, np.sign(gap)).astype(int)
     names, first = _queries(a, b, question)

@@ -83,7 +83,7 @@ def stage(
     is not the code that the key describes: before making anything or, if it changed meanwhile, before keeping the result.
     """
     if not re.fullmatch(r"[a-z0-9_-]+", name):
-        raise ValueError(f"stage name {name!r}: use lower-case letters, digits, - and _")
+        raise ValueError(f"invalid stage name {name!r}: use only lower-case letters, digits, - and _")
     modules, functions = [c for c in code if isinstance(c, str)], [c for c in code if callable(c)]
     recipe = {
         "stage": name,
@@ -110,7 +110,7 @@ def stage(
         shutil.rmtree(work / PARTIAL, ignore_errors=True)
         files = file_digests(work)
         if not files:
-            raise ValueError(f"stage {name}: make wrote no file")
+            raise ValueError(f"stage {name}: `make` wrote no file, but must write at least one")
         atomic_write(work / "manifest.json", sealed({**recipe, "files": files, "seconds": round(seconds, 3)}))
         entry.parent.mkdir(parents=True, exist_ok=True)
         os.rename(work, entry)
@@ -137,7 +137,7 @@ def read_entry(name: str, entry: Path) -> Artifact | None:
             return Artifact(name, entry.name, entry, digest_of(files), seconds)
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    print(f"cache: {name}/{entry.name[:16]} is damaged, making it again", file=sys.stderr)
+    print(f"cache: {name}/{entry.name[:16]} is damaged, rebuilding it", file=sys.stderr)
     shutil.rmtree(entry)
     return None
 
@@ -173,7 +173,7 @@ def digest_of(obj) -> str:
     try:
         text = json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"a key is made of plain finite values only: {error}") from None
+        raise ValueError(f"a cache key may contain plain finite values only: {error}") from None
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -225,7 +225,7 @@ def kept(path: Path) -> bytes | None:
     stored = path.read_bytes()
     if hashlib.sha256(stored[32:]).digest() == stored[:32]:
         return stored[32:]
-    print(f"cache: checkpoint {path} is damaged, making it again", file=sys.stderr)
+    print(f"cache: checkpoint {path} is damaged, rebuilding it", file=sys.stderr)
     path.unlink()
     return None
 

@@ -20,6 +20,6 @@ def finite(what: str, values, missing: bool = False):
         return values
     bad, kinds = np.argwhere(~good), "infinite" if missing else "NaN or infinite"
     if not good.ndim:
-        raise ValueError(f"{what} is {kinds}: want a finite number")
+        raise ValueError(f"{what} is {kinds}: expected a finite number")
     count, place = f"{len(bad):,} of {good.size:,}", ", ".join(map(str, bad[0]))
-    raise ValueError(f"{count} values of {what} are {kinds}, the first at [{place}]: want finite numbers")
+    raise ValueError(f"{count} values of {what} are {kinds}, the first at [{place}]: expected finite numbers")

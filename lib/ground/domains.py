@@ -19,8 +19,8 @@ _CLAUSE = re.compile(
     rf"\b(?:in [\[(]{_NUMBER}, {_NUMBER}[\])]|at (?:least|most) {_NUMBER}|one of [^;]+|{'|'.join(OF_THE_WHOLE)})"
 )
 ONE, MANY = (
-    {int: "a whole number", float: "a number", str: "a text", bool: "True or False"},
-    {int: "whole numbers", float: "numbers", str: "texts", bool: "True and False"},
+    {int: "a whole number", float: "a number", str: "a string", bool: "True or False"},
+    {int: "whole numbers", float: "numbers", str: "strings", bool: "booleans"},
 )
 
 
@@ -86,7 +86,8 @@ def wanted(kind, domain: str = "") -> str:
         return ", ".join([f"a {get_origin(kind).__name__} of {number}{MANY.get(options[0], 'values')}", *parts])
     if said and said[0].startswith("one of "):
         return said[0]
-    return " ".join([ONE.get(kind) or f"a {kind.__name__}", *said])
+    bounds = [f"of {clause}" if clause.startswith("at ") else clause for clause in said]
+    return " ".join([ONE.get(kind) or f"a {kind.__name__}", *bounds])
 
 
 def check(spec, every: str = "", **domains: str) -> None:

@@ -42,8 +42,8 @@ def refuse_changes(modules: Iterable[str]) -> None:
             _as_written.cache_clear()  # its imports may come from modules that were changed then and are not any more
             if what := _replaced(name):
                 raise ChangedCode(
-                    f"{name}.{what} is not what {file} says, so that no result of it can be kept: write the change into the "
-                    "file, restart the kernel and run again"
+                    f"{name}.{what} is not what {file} says, so its results cannot be kept: write the change into the file, "
+                    "restart the kernel and run again"
                 )
 
 

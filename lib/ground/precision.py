@@ -21,7 +21,7 @@ def fast_bfloat16(wanted: str = "") -> bool:
     other `wanted`.
     """
     if wanted not in ("", "0", "1"):
-        raise ValueError(f"STUDY_BFLOAT16={wanted!r}: give 1 (bfloat16), 0 (float32), or nothing to leave it to the machine")
+        raise ValueError(f"STUDY_BFLOAT16={wanted!r}: expected 1 (bfloat16), 0 (float32), or nothing for the default")
     if wanted:
         return wanted == "1"
     if DEVICE.type == "cuda":

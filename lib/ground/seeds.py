@@ -22,7 +22,7 @@ def study_seed(text: str) -> int:
     if not text.strip():
         return 2
     if not (text.strip().isascii() and text.strip().isdigit()) or int(text) >= 1_000_000:
-        raise ValueError(f"STUDY_SEED={text!r}: give a whole number from 0 to 999999, such as 3")
+        raise ValueError(f"STUDY_SEED={text!r}: expected a whole number from 0 to 999999, such as 3")
     return int(text)
 
 
@@ -48,7 +48,7 @@ def uniforms(names: Sequence[str], *what) -> np.ndarray:
     2014), whose upper 52 bits give the number: integer arithmetic, so all machines agree. Raises ValueError on one string.
     """
     if isinstance(names, str):
-        raise ValueError(f"want several names, got one string: {names!r}")
+        raise ValueError(f"expected a sequence of names, got a single string: {names!r}")
     hashes = b"".join(hashlib.sha256(name.encode()).digest()[:8] for name in names)
     x = np.frombuffer(hashes, ">u8").astype(np.uint64) + np.uint64(seed_of(*what))  # wraps around at 2^64
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -117,5 +117,5 @@ SIZES = {
 def size_named(name: str) -> Size:
     """The size of this name; raises ValueError that lists the known ones."""
     if name not in SIZES:
-        raise ValueError(f"unknown size {name!r}: one of {', '.join(SIZES)}")
+        raise ValueError(f"unknown size {name!r}: expected one of {', '.join(SIZES)}")
     return SIZES[name]

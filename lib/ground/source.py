@@ -125,7 +125,7 @@ def home_of(made_by: Callable) -> str:
     """Name of the module that defines a function; raises ValueError for a notebook, whose source is not on disk."""
     made_by = plain_function(made_by)
     if made_by.__module__ == "__main__":
-        raise ValueError(f"put {made_by.__qualname__} in lib: a notebook cannot be part of the key")
+        raise ValueError(f"{made_by.__qualname__} is defined in a notebook, which no cache key can describe: move it to lib")
     return made_by.__module__
 
 

@@ -38,7 +38,7 @@ class Interval:
 def _matrix(ratings: ArrayLike) -> np.ndarray:
     ratings = finite("ratings", np.asarray(ratings, float), missing=True)
     if ratings.ndim != 2:
-        raise ValueError(f"ratings are a table of items x raters, got {ratings.ndim} dimension(s)")
+        raise ValueError(f"ratings must be a table of items x raters, got an array of {ratings.ndim} dimension(s)")
     if not ((~np.isnan(ratings)).sum(1) > 1).any():
         raise ValueError("agreement needs at least one item with two ratings")
     return ratings
@@ -58,7 +58,7 @@ def krippendorff_alpha(ratings: ArrayLike, level: str = "nominal") -> float:
     the same value, where alpha is undefined. Krippendorff 2011, Computing Krippendorff's alpha-reliability.
     """
     if level not in LEVELS:
-        raise ValueError(f"unknown level {level!r}: one of {', '.join(LEVELS)}")
+        raise ValueError(f"unknown level {level!r}: expected one of {', '.join(LEVELS)}")
     ratings = _matrix(ratings)
     counts, values = _counts(ratings[(~np.isnan(ratings)).sum(1) > 1])
     pairs_of_one = counts / (counts.sum(1, keepdims=True) - 1)
@@ -97,11 +97,11 @@ def votes(wins: ArrayLike, losses: ArrayLike, ties: ArrayLike, share: float = 2 
     9 votes means the 7 of Lee et al. 2023, Figure 4; the means of the shares correspond to their Table 5.
     """
     if not 0.5 <= share < 1:
-        raise ValueError(f"share must lie in [0.5, 1), so that only one side can have it, got {share}")
+        raise ValueError(f"share must be in [0.5, 1), so that only one side can exceed it, got {share}")
     counts = np.stack(np.broadcast_arrays(*(np.atleast_1d(v) for v in (wins, losses, ties))), 1).astype(float)
     total = finite("votes", counts).sum(1)
     if not (counts >= 0).all() or not (total > 0).all():
-        raise ValueError("votes are counts of zero or more, and every query needs at least one")
+        raise ValueError("votes must be counts of zero or more, and every query needs at least one vote")
     needed = share * total + 1e-9  # 2/3 is not exact
     outcome = np.select([counts[:, 0] > needed, counts[:, 1] > needed], ["win", "lose"], "tie")
     return pd.DataFrame(counts / total[:, None], columns=["win", "lose", "tie"]).assign(outcome=outcome)
@@ -121,17 +121,17 @@ def grouped_pairwise_accuracy(scores: ArrayLike, labels: ArrayLike, groups: Arra
     scores, labels = np.asarray(scores, float), np.asarray(labels, float)
     table = pd.DataFrame({"score": scores, "label": labels, "group": groups})
     if (lost := table.group.isna()).any():
-        raise ValueError(f"{lost.sum()} of {len(table)} items have no group: every one needs its prompt")
+        raise ValueError(f"{lost.sum()} of {len(table)} items have no group: every item needs its prompt")
     table = table.dropna(subset="label")
     if not table.label.isin((0, 1)).all():
-        raise ValueError("labels are 1 (good), 0 (bad) or NaN (left out)")
+        raise ValueError("labels must be 1 (good), 0 (bad) or NaN (left out)")
     finite("scores of labelled items", np.where(np.isnan(labels), 0, scores))
     ranks = table.groupby("group").score.rank()  # ties share their mean rank
     sums = pd.DataFrame({"good": table.label, "n": 1.0, "ranks": ranks * table.label}).groupby(table.group).sum()
     sums["pairs"] = (sums.good * (sums.n - sums.good)).astype(int)
     sums = sums[sums.pairs > 0]
     if sums.empty:
-        raise ValueError("no group has both a good and a bad item: label more images a prompt, or more prompts")
+        raise ValueError("no group has both a good and a bad item: label more images per prompt, or more prompts")
     return sums.assign(right=(sums.ranks - sums.good * (sums.good + 1) / 2) / sums.pairs)[["right", "pairs"]]
 
 
@@ -159,21 +159,21 @@ def cluster_bootstrap(
     lost = np.asarray(pd.isna(clusters))
     values, clusters = np.asarray(values), np.asarray(clusters)
     if values.ndim not in (1, 2) or clusters.shape != values.shape[-1:]:
-        raise ValueError(f"need a cluster an item: got values {values.shape} and clusters {clusters.shape}")
+        raise ValueError(f"need one cluster per item, got shapes {values.shape} (values) and {clusters.shape} (clusters)")
     if statistic is not None and weights is not None:
-        raise ValueError("weights go with the mean: a statistic gets np.arange(n) and weighs by itself")
+        raise ValueError("weights apply to the mean only: pass np.arange(n) as values and apply them inside the statistic")
     if lost.any():
-        raise ValueError(f"{lost.sum()} of {len(clusters)} items have no cluster: every one needs its prompt")
+        raise ValueError(f"{lost.sum()} of {len(clusters)} items have no cluster: every item needs its prompt")
     names, member = np.unique(clusters, return_inverse=True)
     if len(names) < 2:
-        raise ValueError(f"need at least 2 clusters to draw from, got {len(names)}: take items of more prompts")
+        raise ValueError(f"need at least 2 clusters to draw from, got {len(names)}: use items of more prompts")
     rng, table = rng_of(seed), np.atleast_2d(values)  # [seed, item]
     seeds, k = len(table), len(names)
     if statistic is None:
         table = table.astype(float)
         weights = finite("weights", np.broadcast_to(1.0 if weights is None else np.asarray(weights, float), table.shape))
         if not (weights >= 0).all() or not weights.any():
-            raise ValueError("need weights of 0 or more, not all 0")
+            raise ValueError("weights must be at least 0 and not all 0")
         finite("values with a weight", np.where(weights > 0, table, 0))
         products = np.where(weights > 0, weights * table, 0)
         above, below = (np.stack([np.bincount(member, row, k) for row in t]) for t in (products, weights))
@@ -204,7 +204,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, **options
     """
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape:
-        raise ValueError(f"a paired difference needs the same items on both sides: {a.shape}, {b.shape}")
+        raise ValueError(f"a paired difference needs the same items on both sides, got shapes {a.shape} and {b.shape}")
     return cluster_bootstrap(a - b, clusters, **options)
 
 
@@ -213,7 +213,7 @@ def relative_difference(a: ArrayLike, b: ArrayLike, clusters: ArrayLike, draws: 
     `cluster_bootstrap`. Raises ValueError if the mean of `b` is not above 0 on these items or on more than 5 % of draws."""
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape:
-        raise ValueError(f"a relative difference needs the same items on both sides: {a.shape}, {b.shape}")
+        raise ValueError(f"a relative difference needs the same items on both sides, got shapes {a.shape} and {b.shape}")
 
     def ratio(both: np.ndarray) -> float:
         return both.real.mean() / both.imag.mean() - 1 if both.imag.mean() > 0 else float("nan")

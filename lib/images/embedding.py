@@ -57,7 +57,8 @@ def unit(x: np.ndarray) -> np.ndarray:
     """Rows scaled to length 1; raises ValueError on a row without a direction (all zeros, or not finite)."""
     length = np.linalg.norm(finite("embeddings", x), axis=-1, keepdims=True)
     if (nil := np.flatnonzero(length == 0)).size:
-        raise ValueError(f"{nil.size:,} of {length.size:,} embeddings have length 0, so no direction; the first is {nil[0]}")
+        count = f"{nil.size:,} of {length.size:,} embeddings"
+        raise ValueError(f"{count} have length 0 and therefore no direction; the first is at index {nil[0]}")
     return x / finite("lengths of embeddings", length)
 
 

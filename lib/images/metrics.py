@@ -40,7 +40,7 @@ def frechet_distance(real: np.ndarray, fake: np.ndarray) -> float:
     are not finite or whose squares are not. Values below 0 by no more than rounding, relative to the variance, become 0.
     """
     if min(len(real), len(fake)) < real.shape[1]:
-        raise ValueError(f"need at least {real.shape[1]} images a side, got {len(real)} and {len(fake)}")
+        raise ValueError(f"need at least {real.shape[1]} images per side, got {len(real)} and {len(fake)}")
     with np.errstate(over="ignore", invalid="ignore"):
         spread = float((finite("real features", real).var(0) + finite("generated features", fake).var(0)).sum())
         finite("the square of the features' variance", spread * spread)
@@ -104,7 +104,7 @@ def _with_halves(
         raise ValueError(f"an interval needs at least 2 draws, got {draws}")
     member = np.arange(len(real)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
     if len(member) != len(real):
-        raise ValueError(f"need a cluster an image: got {len(member)} for {len(real)}")
+        raise ValueError(f"need one cluster per image, got {len(member)} for {len(real)} images")
     members = np.split(np.argsort(member, kind="stable"), np.bincount(member).cumsum()[:-1])
     whole, rng, halves = np.array([frechet_distance(real, fake) for fake in fakes]), rng_of(seed), []
     for _ in range(draws):
@@ -142,7 +142,7 @@ def distance_change(
     """
     (mine, base), halves = _with_halves(real, [fake, other], draws, seed, clusters)
     if base <= 0:
-        raise ValueError("the other model is at no distance from the real images: no difference is a share of that")
+        raise ValueError("the other model is at distance 0 from the real images: a difference relative to that is undefined")
     value, relative = float(mine - base), float(mine / base - 1)
     spread = 1.96 * float((halves[:, 0] - halves[:, 1]).std(ddof=1))
     share = 1.96 * float((halves[:, 0] - (1 + relative) * halves[:, 1]).std(ddof=1) / base)
@@ -168,9 +168,9 @@ def inception_score(chances: np.ndarray) -> float:
 
     Salimans et al. 2016, with any classifier; computed on all images at once, without splits, as there are few.
     """
-    p = finite("class chances", np.asarray(chances, float)) + 1e-12
+    p = finite("class probabilities", np.asarray(chances, float)) + 1e-12
     if (p < 0).any():
-        raise ValueError(f"class chances lie in [0, 1], got {p.min():.3g}")
+        raise ValueError(f"class probabilities must be in [0, 1], got {p.min():.3g}")
     return float(np.exp((p * (np.log(p) - np.log(p.mean(0)))).sum(1).mean()))
 
 
@@ -180,7 +180,7 @@ def diversity(x: np.ndarray, groups: np.ndarray) -> np.ndarray:
     for group in dict.fromkeys(groups):
         rows = x[groups == group]
         if len(rows) < 2:
-            raise ValueError(f"diversity needs at least two images a prompt, {str(group)!r} has {len(rows)}")
+            raise ValueError(f"diversity needs at least two images per prompt, but {str(group)!r} has {len(rows)}")
         gaps = np.linalg.norm(rows[:, None] - rows[None], axis=-1)
         out.append(gaps[np.triu_indices(len(rows), 1)].mean())
     return np.array(out)

@@ -45,7 +45,7 @@ def verify(name: str, folder: Path = MODELS) -> str:
     wanted = {k: v for k, v in sums(folder).items() if k.split("/")[0] == name}
     if not wanted:
         known = sorted({k.split("/")[0] for k in sums(folder)})
-        raise ValueError(f"no model {name!r} in {folder}: one of {', '.join(known)}")
+        raise ValueError(f"no model {name!r} in {folder}: expected one of {', '.join(known)}")
     for path, digest in wanted.items():
         if not (folder / path).exists():
             raise FileNotFoundError(f"{folder / path} is missing: restore it with git, or run `make pretrain`")

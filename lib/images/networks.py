@@ -98,7 +98,7 @@ class Judge(nn.Module):
         super().__init__()
         trunks = {"a": ConvolutionalTrunk, "b": TransformerTrunk}
         if kind not in trunks:
-            raise ValueError(f"unknown judge {kind!r}: one of {', '.join(trunks)}")
+            raise ValueError(f"unknown judge {kind!r}: expected one of {', '.join(trunks)}")
         self.trunk = trunks[kind]()
         self.heads = nn.ModuleDict({name: nn.Linear(2 * self.trunk.width, n) for name, n in HEADS.items()})
         self.one_here = nn.Conv2d(self.trunk.width, 1, 1)

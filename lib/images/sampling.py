@@ -63,7 +63,7 @@ def sample(
     if not len(prompts):
         raise ValueError("no prompts: give at least one prompt to sample from")
     if len(prompts) != len(seeds):
-        raise ValueError(f"need one seed a prompt, got {len(prompts)} prompts and {len(seeds)} seeds")
+        raise ValueError(f"need one seed per prompt, got {len(prompts)} prompts and {len(seeds)} seeds")
     states, empty, batch = encode_texts(pipe, prompts), encode_texts(pipe, [spec.negative_prompt]), batch or at_once(64)
     noise, out = start_noise(pipe, seeds[:batch]), []
     bar = tqdm(total=len(prompts), desc=progress, unit="image", disable=progress is None, file=sys.stdout, mininterval=5)

@@ -44,21 +44,21 @@ def joined(
     """
     found = {BASELINE: base}
     if kept := [name for name in distinct(*groups, controls) if name in KEPT]:
-        raise ValueError(f"the name {kept[0]!r} has a row of its own in the tables: give the variant another")
+        raise ValueError(f"the name {kept[0]!r} has a row of its own in the tables: give the variant another name")
     for name, variant in (item for group in (*groups, controls) for item in group.items()):
         if type(variant) is not type(base):
-            raise ValueError(f"{name!r} is no {type(base).__name__}: write replace(base, FIELD=VALUE), got {variant!r}")
+            raise ValueError(f"{name!r} is not a {type(base).__name__}: write replace(base, FIELD=VALUE), got {variant!r}")
         changes = changed(variant, base)
         if "seed" in changes:
             raise ValueError(f"{name!r} changes the seed, but each variant is trained with all seeds: change another field")
         if same := next((n for n, v in found.items() if v == variant), None):
             said = "the baseline" if same == BASELINE else repr(same)
-            raise ValueError(f"{name!r} is {said} again: change another field or value")
+            raise ValueError(f"{name!r} is the same as {said}: change another field or value")
         if len(changes) > 1 and name not in controls:
-            raise ValueError(f"{name!r} changes {' and '.join(changes)}: change one field, or make it one of the controls")
+            raise ValueError(f"{name!r} changes {' and '.join(changes)}: change only one field, or make it a control")
         found[name] = variant
     if gone := [name for name in needed if name not in found]:
-        raise ValueError(f"there is no variant {gone[0]!r}, which later cells read: keep its name, and add yours beside it")
+        raise ValueError(f"there is no variant {gone[0]!r}, but later cells read it: keep it, and add yours beside it")
     return found
 
 
@@ -73,7 +73,7 @@ def with_labels(
     kept = ~np.isnan(labels)
     total, texts = int(kept.sum()), len(set(np.asarray(prompts)[kept]))
     if not 1 <= count <= total:
-        raise ValueError(f"need a number of labels in [1, {total:,}], got {count:,}")
+        raise ValueError(f"the number of labels must be in [1, {total:,}], got {count:,}")
     return replace(spec, labels=(count if count >= texts else 1) / total, prompts=min(1.0, count / texts))
 
 
@@ -141,7 +141,7 @@ def compared(scores: Mapping[str, np.ndarray], tested: HeldOut, baseline: str = 
     other side. Intervals are 95 %, over prompts and seeds; those of gains resample both sides together.
     """
     if baseline not in scores:
-        raise ValueError(f"no scores of the baseline {baseline!r}: there are {', '.join(scores)}")
+        raise ValueError(f"there are no scores of the baseline {baseline!r}, only of {', '.join(scores)}")
     rows, (base, prompts, pairs) = [], pairs_right(scores[baseline], tested.labels, tested.prompts)
     for method, s in scores.items():
         right, _, _ = pairs_right(s, tested.labels, tested.prompts)
@@ -170,7 +170,7 @@ def calibration_error(scores: np.ndarray, good: np.ndarray, bins: int = 10) -> f
     """
     scores, good = np.atleast_2d(finite("scores", scores)), np.atleast_2d(finite("labels", good))
     if scores.shape != good.shape or scores.shape[1] < bins:
-        raise ValueError(f"need a label a score and {bins} of them: got {scores.shape}, {good.shape}")
+        raise ValueError(f"need one label per score and at least {bins} of them, got shapes {scores.shape} and {good.shape}")
     order = scores.argsort(1, kind="stable")
     gap = np.take_along_axis(scores - good, order, 1)
     return float(sum(abs(part.sum(1)) for part in np.array_split(gap, bins, 1)).mean() / scores.shape[1])

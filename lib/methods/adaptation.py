@@ -99,13 +99,14 @@ def select(
         passing = wanted if budget else sum(k[0] > threshold for k in kept)
         if len(kept) < fewest:
             raise ValueError(
-                f"{len(kept)} prompts have {AT_LEAST} usable images whose scores differ, want {fewest} or more: raise "
-                "`prompts`, `images` or `unlabelled` of the size (lib/ground/sizes.py)"
+                f"{len(kept)} prompts have at least {AT_LEAST} usable images whose scores differ, but {fewest} are needed: "
+                "increase `prompts`, `images` or `unlabelled` of the size (lib/ground/sizes.py)"
             )
         if passing < fewest:
-            print(f"{kind}: {passing} of {len(kept)} prompts pass {threshold:g} / n, so the surest {fewest} are taken")
+            few = f"only {passing} of {len(kept)} prompts pass the threshold of {threshold:g} / n"
+            print(f"{kind}: {few}, so the {fewest} with the clearest scores are used")
         if not (chosen := sorted(kept, key=lambda k: (-k[0], k[1]))[: max(passing, fewest)]):
-            raise ValueError(f"no prompt's images differ enough: none above {threshold:g} / n")
+            raise ValueError(f"no prompt passes the threshold of {threshold:g} / n: use a lower threshold or more prompts")
         out.append(np.array(sorted(row for _, row in chosen)))
     return out[0], out[1]
 
@@ -225,13 +226,13 @@ def mechanism(verdicts: Mapping[str, str], runs: int) -> str:
     """What users' votes say about the paper's mechanism, in words, from verdicts on the adapted model against each arm of
     TESTED (`better`, `worse`, or anything else if the interval contains 0) and the number of runs per arm."""
     without, *others = (verdicts[arm] for arm in TESTED)
-    kept = "the paper's mechanism, that the negative prompt keeps away what was learnt under it,"
+    steering = "the paper's mechanism, in which the negative prompt steers away from what was learnt under it,"
     first = {
-        "better": f"Without non-preferred images users like less what is drawn: {kept} holds here",
-        "worse": f"Without non-preferred images users like more what is drawn: {kept} does not hold here",
-    }.get(without, f"Without non-preferred images no difference shows: {kept} is not shown here")
+        "better": f"Users like the images less when non-preferred images are left out: {steering} holds here",
+        "worse": f"Users like the images more when non-preferred images are left out: {steering} does not hold here",
+    }.get(without, f"Leaving out non-preferred images makes no detectable difference: {steering} is not shown here")
     how = {"better": "does worse", "worse": "does better"}
-    named = zip(("another prefix", "a coin"), others, strict=True)
-    rest = [f"{arm} {how.get(v, 'shows no difference')}" for arm, v in named]
-    over = "prompts only, of one run an arm" if runs == 1 else f"prompts and {runs} runs an arm"
+    named = zip(("another prefix", "choosing by coin toss"), others, strict=True)
+    rest = [f"{arm} {how.get(v, 'makes no detectable difference')}" for arm, v in named]
+    over = "prompts only, with one run per arm" if runs == 1 else f"prompts and {runs} runs per arm"
     return f"{first}; {' and '.join(rest)}. Intervals are over {over}."

@@ -28,7 +28,7 @@ def moved(
     finite("strength", strength)
     if not base.keys() == plus.keys() == minus.keys():
         odd = sorted((base.keys() ^ plus.keys()) | (base.keys() ^ minus.keys()))
-        raise ValueError(f"weights of other networks: {', '.join(odd[:3])} are not in all of them")
+        raise ValueError(f"the weights are of different networks: {', '.join(odd[:3])} are not in all of them")
     return {k: w.cpu().float() + strength * (plus[k].float() - minus[k].float()) for k, w in base.items()}
 
 
@@ -42,7 +42,7 @@ def along(
     """
     (a, updates), (b, others) = plus, minus
     if updates != others:
-        raise ValueError(f"one U-Net had {updates} updates, the other {others}: want as many")
+        raise ValueError(f"one U-Net had {updates} updates and the other {others}: both need the same number")
     file = f"unet-{updates}.safetensors"
 
     def make(folder: Path) -> None:

@@ -42,7 +42,7 @@ def budget(base: Sequence[Mapping], used: float | None = None) -> float:
     there = [p["frechet"] for p in base if p["scale"] == used]
     if not there:
         scales = ", ".join(f"{p['scale']:g}" for p in base)
-        raise ValueError(f"no point at guidance scale {used:g}: one of {scales}")
+        raise ValueError(f"there is no point at guidance scale {used:g}: expected one of {scales}")
     return max(limit, *there)
 
 

@@ -42,7 +42,7 @@ class Pairs:
     def __post_init__(self):
         if not len(self.latents) == len(self.text) == len(self.weight):
             counts = f"{len(self.latents)} latents, {len(self.text)} texts and {len(self.weight)} weights"
-            raise ValueError(f"{counts}: want as many")
+            raise ValueError(f"{counts}: need the same number of each")
         if not torch.isfinite(self.weight).all() or self.weight.min() < 0:
             raise ValueError("weights must be finite and at least 0")
 
@@ -61,7 +61,7 @@ def denoising_loss(pipe: "StableDiffusionPipeline", latents: Tensor, states: Ten
     a, s = alphas.sqrt(), (1 - alphas).sqrt()
     kind = pipe.scheduler.config.prediction_type
     if kind not in ("v_prediction", "epsilon"):
-        raise ValueError(f"unknown prediction type {kind!r}: v_prediction or epsilon")
+        raise ValueError(f"unknown prediction type {kind!r}: expected v_prediction or epsilon")
     target = a * noise - s * latents if kind == "v_prediction" else noise
     noisy = (a * latents + s * noise).contiguous(memory_format=torch.channels_last)
     with autocast():

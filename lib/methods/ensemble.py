@@ -48,7 +48,7 @@ def train(
     number per image, or if a loss stops being finite.
     """
     if len({shape_of(lesson.spec) for lesson in lessons}) != 1:
-        raise ValueError("rewards of several shapes cannot be trained together")
+        raise ValueError("rewards of different shapes cannot be trained together")
     spec = lessons[0].spec
     plan = Plan.of(lessons, dtype)
     x, z, bank = (scaled(a, spec).to(DEVICE, dtype) for a in (image, text, pool))

@@ -58,7 +58,7 @@ class FinetuneSpec:
             warmup="at least 0", keep="at least 0, may be empty", seed="at least 0",
         )  # fmt: skip
         if self.schedule not in SCHEDULES:
-            raise ValueError(f"unknown schedule {self.schedule!r}: one of {', '.join(SCHEDULES)}")
+            raise ValueError(f"unknown schedule {self.schedule!r}: expected one of {', '.join(SCHEDULES)}")
 
     def rate(self, update: int) -> float:
         """AdamW's learning rate at an update, counted from 0."""
@@ -80,7 +80,7 @@ def threshold_of(reward: np.ndarray) -> float:
     if reward.max() > 0.5:
         return 0.5
     threshold = float(np.nextafter(np.quantile(reward, 0.75), -np.inf, dtype=reward.dtype))
-    print(f"no reward is above one half: the highest quarter is, above {threshold:.3g}")
+    print(f"no reward is above one half, so the threshold is {threshold:.3g}, which the highest quarter exceeds")
     return threshold
 
 
@@ -97,7 +97,7 @@ def reweighted(reward: np.ndarray, how: str, seed: int = 0, threshold: float = 0
     if how == "random":
         return rng_of(seed).permutation(reward)
     if how not in WEIGHTINGS:
-        raise ValueError(f"unknown weighting {how!r}: one of {', '.join(WEIGHTINGS)}")
+        raise ValueError(f"unknown weighting {how!r}: expected one of {', '.join(WEIGHTINGS)}")
     ones, kept = np.ones_like(reward), (reward > threshold) * 1.0
     out = {"constant": ones, "thresholded": kept, "exponential": np.exp(4 * reward)}[how]
     if not out.any():
@@ -166,7 +166,7 @@ def finetune(
 def ceiling(reward: np.ndarray, good: np.ndarray) -> float:
     """E[r good] / E[r], in [0, 1]: the good share among the training images when weighted by the reward."""
     if not finite("rewards", reward).sum() > 0:
-        raise ValueError("the rewards sum to 0: no image has a weight")
+        raise ValueError("the rewards sum to 0: at least one image needs a reward above 0")
     return float((reward * finite("labels", good)).sum() / reward.sum())
 
 

@@ -143,7 +143,7 @@ def train_preference(
 def subset(prompts: Sequence[str], share: float, seed: int) -> np.ndarray:
     """Which items [item] belong to a share of the prompts, drawn by the seed; larger shares contain smaller ones."""
     if not 0 < share <= 1:
-        raise ValueError(f"a share of prompts lies in (0, 1], got {share}")
+        raise ValueError(f"the share of prompts must be in (0, 1], got {share}")
     distinct = np.unique(prompts)
     order = rng_of(seed, 31).permutation(len(distinct))
     return np.isin(prompts, distinct[order[: max(1, round(share * len(distinct)))]])

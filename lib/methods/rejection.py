@@ -23,16 +23,16 @@ def by_prompt(prompts: Sequence[str], each: int | None = None) -> tuple[list[str
         rows.setdefault(p, []).append(i)
     counts = {len(r) for r in rows.values()}
     if each is None and len(counts) > 1:
-        raise ValueError(f"prompts have different numbers of images: {min(counts)} to {max(counts)}")
+        raise ValueError(f"prompts have different numbers of images, from {min(counts)} to {max(counts)}: give `each`")
     if each is not None and min(counts) < each:
-        raise ValueError(f"need {each} images of each prompt, one has {min(counts)}")
+        raise ValueError(f"need {each} images of each prompt, but one has {min(counts)}")
     return list(rows), np.array([r[:each] for r in rows.values()])
 
 
 def kept(scores: np.ndarray, keep: int = 4) -> np.ndarray:
     """Indices of the `keep` highest scores in each row of [prompt, image], best first: int [prompt, keep]."""
     if not 1 <= keep <= scores.shape[1]:
-        raise ValueError(f"cannot keep {keep} of {scores.shape[1]} images")
+        raise ValueError(f"cannot keep {keep} of {scores.shape[1]} images: keep between 1 and all of them")
     return np.argsort(-finite("scores", scores), axis=1, kind="stable")[:, :keep]
 
 
@@ -54,7 +54,7 @@ def chosen_weights(total: int, drawn: int, keep: int = 1) -> np.ndarray:
     is kept if it is drawn and fewer than `keep` of the i better ones are.
     """
     if not 1 <= keep <= drawn <= total:
-        raise ValueError(f"want 1 <= keep <= drawn <= total, got {keep}, {drawn}, {total}")
+        raise ValueError(f"need 1 <= keep <= drawn <= total, got {keep}, {drawn} and {total}")
     ways = [
         sum(comb(i, j) * comb(total - 1 - i, drawn - 1 - j) for j in range(min(keep, drawn))) for i in range(total)
     ]  # fmt: skip

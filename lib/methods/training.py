@@ -121,7 +121,7 @@ class Updates:
                 self.graphs[shape] = held, self.capture(lambda: self._update(held))
             except RuntimeError as error:
                 self.capture = None
-                print(f"no CUDA graph of {self.what}, so updates are launched one by one: {str(error).splitlines()[0]}")
+                print(f"no CUDA graph of {self.what}, so updates run without one: {str(error).splitlines()[0]}")
             self._restore(before)
         return self.graphs.get(shape, (batch, None)) if self.capture else (batch, None)
 

@@ -213,7 +213,7 @@ class LeeStudy(Study):
         `spec.seed` is the run, which has its own labellers, reward and batches.
         """
         if arm not in (arms := ARMS | OTHER_WEIGHTINGS | SCARCE | TRUTH | FILTERED):
-            raise ValueError(f"unknown arm {arm!r}: one of {', '.join(arms)}")
+            raise ValueError(f"unknown arm {arm!r}: expected one of {', '.join(arms)}")
         how = arms[arm]
         spec = replace(spec, beta=spec.beta if how["beta"] else 0.0, use_model=how["use_model"])
         sets, weighting = self.own_images(spec.drawn_at, how["unlabelled"]), how["weighting"]

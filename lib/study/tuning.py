@@ -38,7 +38,7 @@ def in_rounds(study, count: int, spec: finetune.FinetuneSpec) -> tuple[Artifact,
     optimiser and the learning-rate schedule restart. Raises ValueError if there are more rounds than updates.
     """
     if not 1 <= count <= spec.updates:
-        raise ValueError(f"between 1 and {spec.updates} rounds, one an update, got {count}")
+        raise ValueError(f"the number of rounds must be between 1 and {spec.updates}, the number of updates, got {count}")
     sets, reward, unet = study.own_images(spec.drawn_at), study.run_reward(spec.seed), None
     shown, sampler = [sampling.load_images(s) for s in sets], SamplerSpec(guidance_scale=spec.drawn_at)
     rows = np.concatenate([np.arange(len(s)) % count == 0 for s in shown]).nonzero()[0]

@@ -35,7 +35,7 @@ class ChoiceStudy(Study):
         order = rng_of(2303).permutation(len(pool))
         first = 0 if part == "train" else count["train"]
         if count["train"] + count["test"] > len(pool):
-            raise ValueError(f"{sum(count.values())} prompts of choices are wanted, there are {len(pool)}")
+            raise ValueError(f"{sum(count.values())} prompts are needed for choices, but there are only {len(pool)}")
         return [pool[i] for i in order[first : first + count[part]]]
 
     def choice_images(self, part: str) -> Artifact:
@@ -131,7 +131,7 @@ class ChoiceStudy(Study):
         """The mean over all classifiers except that of seed `run`, which selected this run's training images: float [image].
         Raises ValueError if there is no other."""
         if not (others := [s for s in range(self.size.preference_seeds) if s != run]):
-            raise ValueError("HPS is to be measured by a classifier that did not select: give `preference_seeds` 2 or more")
+            raise ValueError("HPS must be measured by a classifier that did not select: set `preference_seeds` to 2 or more")
         return np.mean([self.hps(images, replace(PreferenceSpec(), seed=s)) for s in others], 0)
 
     @cached_property

@@ -82,7 +82,7 @@ class WuStudy(ChoiceStudy):
         """The spec of an arm of ADAPTATIONS, with the `chosen` learning rate and updates; its `seed` is the run, which has
         its own LoRA, batches and selecting classifier."""
         if arm not in ADAPTATIONS:
-            raise ValueError(f"unknown adaptation {arm!r}: one of {', '.join(ADAPTATIONS)}")
+            raise ValueError(f"unknown adaptation {arm!r}: expected one of {', '.join(ADAPTATIONS)}")
         return AdaptationSpec(**{"updates": self.size.adaptation_updates} | ADAPTATIONS[arm] | chosen)
 
     def adaptation_runs(self, arm: str, **chosen) -> list[AdaptationSpec]:
@@ -153,7 +153,7 @@ class WuStudy(ChoiceStudy):
             made = [of_run(images[model], run) for model in (a, b)]
             first, second = map(sampling.load_images, made)
             if first.prompts != second.prompts:
-                raise ValueError("a user study compares images of the same prompts in the same order")
+                raise ValueError("a user study must compare images of the same prompts in the same order")
             each = 5 if who == adaptation.VOTER else 6  # of six prompts
             asked = {p for i, p in enumerate(dict.fromkeys(first.prompts)) if i % 6 < each}
             rows = [i for i, p in enumerate(first.prompts) if p in asked]

@@ -20,7 +20,7 @@ KINDS = (range(1, len(COUNT_WORDS) + 1), COLOURS, BACKGROUNDS)
 def _values(form: str) -> tuple[tuple, ...]:
     """The objects, counts, colours and places that a prompt of this form can name; None: not named."""
     if form not in FORMS:
-        raise ValueError(f"unknown form {form!r} of perturbed prompts: one of {', '.join(FORMS)}")
+        raise ValueError(f"unknown form {form!r} of perturbed prompts: expected one of {', '.join(FORMS)}")
     return SEEN, *((*kind,) if form == "printed" else (None, *kind) for kind in KINDS)
 
 

@@ -44,7 +44,7 @@ class Attributes:
         """One of CATEGORIES; `combination` if two or more attributes are named."""
         named = [n for n in ("count", "colour", "background") if getattr(self, n) is not None]
         if not named:
-            raise ValueError(f"the prompt about {self.object!r} names no count, colour or background")
+            raise ValueError(f"the prompt about {self.object!r} names no count, colour or background: name at least one")
         return named[0] if len(named) == 1 else "combination"
 
     def colours_that_satisfy(self) -> set[str | None]:
@@ -86,17 +86,18 @@ def parse(prompt: str) -> Attributes:
     match = _FORM.fullmatch(prompt.strip().rstrip("."))
     words = match["middle"].lower().replace(" colored", "").split() if match else []
     if not words:
-        raise ValueError(f"cannot read the prompt {prompt!r}: want a form such as 'Two blue dogs in the forest'")
+        raise ValueError(f"cannot read the prompt {prompt!r}: expected a form such as 'Two blue dogs in the forest'")
     if words[-1] not in SINGULAR:
-        raise ValueError(f"unknown object {words[-1]!r} in prompt {prompt!r}: one of {', '.join(OBJECTS)}")
+        raise ValueError(f"unknown object {words[-1]!r} in prompt {prompt!r}: expected one of {', '.join(OBJECTS)}")
     if len(words) > 2 or (len(words) == 2 and words[0] not in COLOURS):
         raise ValueError(
-            f"unknown colour or count {' '.join(words[:-1])!r} in prompt {prompt!r}: one of {', '.join(COLOURS)}; one to six"
+            f"unknown colour or count {' '.join(words[:-1])!r} in prompt {prompt!r}: expected one of {', '.join(COLOURS)}, "
+            "or a count from one to six"
         )
     place = match["place"]
     backgrounds = {p.lower(): b for b, p in PLACES.items()}
     if place is not None and place.lower() not in backgrounds:
-        raise ValueError(f"unknown place {place!r} in prompt {prompt!r}: one of {', '.join(PLACES.values())}")
+        raise ValueError(f"unknown place {place!r} in prompt {prompt!r}: expected one of {', '.join(PLACES.values())}")
     head = (match["count"] or "a").lower()
     return Attributes(
         SINGULAR[words[-1]],
@@ -112,11 +113,11 @@ def checked(prompt: str) -> Attributes:
     Raises ValueError on any other prompt, and on one that names only an object, with a corrected prompt.
     """
     if not isinstance(prompt, str):
-        raise ValueError(f"the prompt {prompt!r} is no text: write it in quotes, such as 'Two blue dogs in the forest'")
+        raise ValueError(f"the prompt {prompt!r} is not a string: write it in quotes, such as 'Two blue dogs in the forest'")
     named = parse(" ".join(prompt.split()))
     if named == Attributes(named.object):
         right = write(Attributes(named.object, background="forest"))
-        raise ValueError(f"the prompt {prompt!r} names no count, colour or place: write for instance {right!r}")
+        raise ValueError(f"the prompt {prompt!r} names no count, colour or place: write, for instance, {right!r}")
     if write(named).lower() != prompt.lower():
         raise ValueError(f"the prompt {prompt!r} is not in the study's form: write {write(named)!r}")
     return named

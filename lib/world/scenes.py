@@ -55,7 +55,7 @@ class Scene:
             ("style", self.style, STYLES),
         ):  # fmt: skip
             if value not in known:
-                raise ValueError(f"unknown {name} {value!r}: one of {', '.join(map(str, known))}")
+                raise ValueError(f"unknown {name} {value!r}: expected one of {', '.join(map(str, known))}")
 
 
 class Palette(NamedTuple):
@@ -192,7 +192,7 @@ def background(name: str, rng: np.random.Generator) -> np.ndarray:
 def positions(count: int, pixels: int, rng: np.random.Generator) -> list[tuple[int, int]]:
     """Corners (x, y) of `count` glyphs that do not overlap: multiples of 16 px for 16-px glyphs, otherwise of 8 px."""
     if count > (SIZE // pixels) ** 2:
-        raise ValueError(f"{count} glyphs of {pixels} px do not fit {SIZE} px: at most {(SIZE // pixels) ** 2}")
+        raise ValueError(f"{count} glyphs of {pixels} px do not fit into {SIZE} px: at most {(SIZE // pixels) ** 2} do")
     step = 16 if pixels == 16 else CELL
     grid = [(x, y) for x in range(0, SIZE - pixels + 1, step) for y in range(0, SIZE - pixels + 1, step)]
     while True:

@@ -139,7 +139,7 @@ def said(caption: str) -> Said:
     """What a caption made by `phrase` says, true or not; raises ValueError on a caption it cannot read."""
     match = _PHRASE.fullmatch(caption)
     if not match:
-        raise ValueError(f"cannot read the caption {caption!r}: want one such as 'a photo of some blue dogs in the forest.'")
+        raise ValueError(f"cannot read the caption {caption!r}: expected one such as 'a photo of blue dogs in the forest.'")
     named = parse(" ".join(filter(None, match.group("thing", "place"))))
     several = named.count is None and not match["thing"].lower().startswith(("a ", "an "))
     style = "sketch" if match["sketch"] else "night" if match["night"] else "plain"
