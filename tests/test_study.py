@@ -460,9 +460,9 @@ def test_the_best_quarter_of_each_prompt_is_learnt_from_alone_and_keeps_the_mean
 
 
 def test_an_unknown_arm_or_size_is_refused(tuned):
-    with pytest.raises(ValueError, match="^unknown arm 'r = 1': one of human-labelled only, "):
+    with pytest.raises(ValueError, match="^unknown arm 'r = 1': expected one of human-labelled only, "):
         tuned("r = 1")
-    with pytest.raises(ValueError, match="^unknown size 'huge': one of smoke, laptop, evening, gpu, full$"):
+    with pytest.raises(ValueError, match="^unknown size 'huge': expected one of smoke, laptop, evening, gpu, full$"):
         LeeStudy("huge")
 
 
