@@ -87,6 +87,7 @@ def accepted(cell, name, value):
      ("09_preference_adaptation", dict(ablations=["rank 4"]), dict(ablations=["adapted"])),
      ("09_preference_adaptation", dict(learning_rates=[0.1]), dict(learning_rates=[0])),
      ("09_preference_adaptation", dict(lengths=[0.1, 4]), dict(lengths=[0])),
+     ("11_bring_your_own", dict(power=4.0), dict(power=-1)),
      ("99_claims", dict(widest=20), dict(widest=0))],
 )  # fmt: skip
 def test_what_a_notebook_suggests_to_try_is_inside_a_domain_and_what_it_cannot_do_is_outside(name, inside, outside):
