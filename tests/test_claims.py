@@ -217,7 +217,7 @@ def test_verdicts_by_construction_are_not_counted_with_those_that_numbers_decide
     verdicts = ["reproduced"] * 3 + ["not resolved"] + ["by construction"] * 2 + ["cannot be tested here"]
     text = claims.counted(verdicts)
     assert text == ("of 4 claims that numbers can decide: 3 reproduced, 0 not reproduced, 1 not resolved; "
-                    "beside them 2 by construction, 1 cannot be tested here")  # fmt: skip
+                    "in addition, 2 by construction, 1 cannot be tested here")  # fmt: skip
 
 
 def test_the_papers_own_votes_reproduce_its_claims_and_swapped_sides_do_not():

@@ -336,7 +336,7 @@ def test_an_unknown_model_is_refused_with_the_nearest_and_all_names(command, tmp
 
 def test_other_wrong_requests_are_refused(command, tmp_path):
     assert refused(command("adapted"), "name a folder, as in", '"adapted" exported --size smoke')
-    assert refused(command("adapted", ""), "into which folder")
+    assert refused(command("adapted", ""), "name a folder, as in")
     said = "unknown size 'huge': expected one of smoke, laptop, evening, gpu, full"
     assert refused(command("adapted", tmp_path / "x", size="huge"), said)
     assert refused(command("adapted", tmp_path / "x", tmp_path / "y"), "unrecognized")

@@ -113,19 +113,19 @@ def margin_loss(margin: float):
                   (lambda rewards, t: 0.5, "0.5")],
 )  # fmt: skip
 def test_a_loss_that_is_not_one_number_an_image_is_refused(small, loss, got):
-    with pytest.raises(ValueError, match=rf"^the auxiliary loss gave {got}: want a tensor \[reward, image\] = \(1, \d+\)$"):
+    with pytest.raises(ValueError, match=rf"^the auxiliary loss gave {got}: expected a tensor \[reward, image\] = \(1, \d+\)$"):
         own.rewards(small, auxiliary=loss)
 
 
 def test_raters_and_weights_that_cannot_be_meant_are_refused_in_a_line(small):
     for rater, said in (
-        (lambda chances, prompts: ["good"], "gave 1 labels for 32 images: want one for each$"),
+        (lambda chances, prompts: ["good"], "gave 1 labels for 32 images: expected one for each$"),
         (lambda chances, prompts: [True] * len(prompts), "^unknown label .*True.* in row 0: one of good, bad, skip$"),
     ):
         with pytest.raises(ValueError, match=said):
             own.labelled(small, rater)
     for weighting, said in (
-        (lambda r, prompts: r - 1, r"gave weights of shape \(36,\), -.*: want 36 of at least 0, not all 0$"),
+        (lambda r, prompts: r - 1, r"gave weights of shape \(36,\), -.*: expected 36, at least 0 and not all 0$"),
         (lambda r, prompts: 0 * r, "gave weights of .* 0 to 0: want"),
         (lambda r, prompts: r[1:], r"gave weights of shape \(35,\)"),
         (lambda r, prompts: r + np.nan, "^36 of 36 values of weights are NaN"),
@@ -199,13 +199,13 @@ def test_functions_may_call_themselves_and_each_other():
                      ("class table: pass", "type"), ("table = [].append", "builtin_function_or_method")],
 )  # fmt: skip
 def test_what_no_key_can_hold_is_refused_by_name(around, kind):
-    with pytest.raises(ValueError, match=f"^loss uses table, a {kind}: want only numbers, text and functions"):
+    with pytest.raises(ValueError, match=f"^loss uses table, a {kind}: only numbers, text and functions can"):
         written_digest(written("def loss(r):\n    return r * table", around + "\n"))
 
 
 def test_only_functions_have_a_digest_and_those_of_the_study_count_with_their_module():
     for wrong in (0.5, functools.partial(max), "loss"):
-        with pytest.raises(ValueError, match="^want a function written with def or lambda, got "):
+        with pytest.raises(ValueError, match="^expected a function written with def or lambda, got "):
             written_digest(wrong)
     uses = "def loss(r):\n    return table(r)"
     of = [written_digest(written(uses, f"from lib.{where} as table\n")) for where in (

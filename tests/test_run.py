@@ -380,7 +380,7 @@ def test_somebody_at_a_terminal_is_asked(answer, starts, monkeypatch):
 def test_a_notebook_whose_results_are_not_there_names_the_one_to_run_first(reader, first, run):
     result = run(f"notebooks/{reader}.ipynb", "--size", "smoke")
     (said,) = [line for line in result.stderr.splitlines() if line.startswith("run: ")]
-    assert result.returncode == 1 and f"run notebook {first} first" in said, result.stderr
+    assert result.returncode == 1 and f"run notebook {first} at that size first" in said, result.stderr
 
 
 def test_a_kernel_that_starts_in_another_folder_takes_relative_folders_for_the_same(run, tmp_path):

@@ -207,7 +207,7 @@ def test_an_old_python_is_refused_in_words_and_deletes_nothing(wheels, tmp_path)
         code, said = checkout.env()
         version = ".".join(map(str, sys.version_info[:3]))
         assert code != 0 and said.startswith("Python 9.9 or newer is needed, but ")
-        assert f" is {version})" in said and sorted(checkout.folder.rglob("*")) == before
+        assert f" is {version}: " in said and sorted(checkout.folder.rglob("*")) == before
         checkout.venv.exists() or pretend(checkout.venv, None)
 
 

@@ -190,7 +190,7 @@ def counted(verdicts: Iterable[str]) -> str:
     """How many verdicts of each kind there are, in words, those of FOUND separate from the others."""
     n = Counter(verdicts)
     found = ", ".join(f"{n[v]} {v}" for v in FOUND)
-    return f"of {sum(n[v] for v in FOUND)} claims that numbers can decide: {found}; beside them " + ", ".join(
+    return f"of {sum(n[v] for v in FOUND)} claims that numbers can decide: {found}; in addition, " + ", ".join(
         f"{n[v]} {v}" for v in VERDICTS if v not in FOUND)  # fmt: skip
 
 

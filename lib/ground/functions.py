@@ -15,7 +15,7 @@ def written_digest(function: Callable, above: tuple[Callable, ...] = ()) -> str:
     whole module, those of libraries by name. Raises ValueError for anything else. `above` are the functions that use it.
     """
     if not isinstance(function, FunctionType):
-        raise ValueError(f"want a function written with def or lambda, got {function!r}")
+        raise ValueError(f"expected a function written with def or lambda, got {function!r}")
     codes = list(_codes(function.__code__))
     loaded = {i.argval for c in codes for i in dis.get_instructions(c) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     outside = {name: function.__globals__[name] for name in loaded & set(function.__globals__)}
@@ -54,7 +54,7 @@ def _outside(name: str, value, above: tuple[Callable, ...]) -> str:
     if _is_plain(value):
         return repr(value)
     kind = type(value).__name__
-    raise ValueError(f"{user.__name__} uses {name}, a {kind}: want only numbers, text and functions, which a key can hold")
+    raise ValueError(f"{user.__name__} uses {name}, a {kind}: only numbers, text and functions can be in a key")
 
 
 def _is_plain(value) -> bool:

@@ -65,7 +65,7 @@ def train(
             said = auxiliary(torch.cat([r[:, :some, None], theirs], 2), plan.temperature)
             if getattr(said, "shape", None) != (wanted := r[:, :some].shape):
                 got = tuple(getattr(said, "shape", ())) or said
-                raise ValueError(f"the auxiliary loss gave {got}: want a tensor [reward, image] = {tuple(wanted)}")
+                raise ValueError(f"the auxiliary loss gave {got}: expected a tensor [reward, image] = {tuple(wanted)}")
             loss = loss + (plan.of_prompt[update, :, :some] * said).sum(1)
         losses.append(loss.detach())
         gradients = torch.autograd.grad(loss.sum(), list(weights.values()))

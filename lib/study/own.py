@@ -29,7 +29,7 @@ def labelled(study, rater: panel.RaterSpec | Callable) -> pd.DataFrame:
         return panel.label_by_two(seen, shown, rater)
     said = list(rater(seen, shown.prompts))
     if len(said) != len(shown):
-        raise ValueError(f"{rater.__name__} gave {len(said):,} labels for {len(shown):,} images: want one for each")
+        raise ValueError(f"{rater.__name__} gave {len(said):,} labels for {len(shown):,} images: expected one for each")
     return labels.checked(pd.DataFrame({
         "image": shown.digests, "prompt": shown.prompts, "rater": rater.__name__, "label": said, "time": "",
         "source": "simulated",
@@ -60,5 +60,5 @@ def finetuned(study, weighting: Callable, spec: finetune.FinetuneSpec) -> tuple[
     weight = finite("weights", np.asarray(weighting(r.copy(), texts), r.dtype))
     if weight.shape != r.shape or weight.min() < 0 or not weight.any():
         got = f"shape {weight.shape}, {weight.min():g} to {weight.max():g}"
-        raise ValueError(f"{weighting.__name__} gave weights of {got}: want {len(r):,} of at least 0, not all 0")
+        raise ValueError(f"{weighting.__name__} gave weights of {got}: expected {len(r):,}, at least 0 and not all 0")
     return tuning.tuned(study, sets, np.arange(len(r)), weight * (r.mean() / weight.mean()), spec), spec.updates
