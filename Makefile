@@ -17,7 +17,7 @@ unexport PYTHONHOME PYTHONPATH
 
 # The first that runs: a sound environment is used even where PYTHON is not there.
 ANY = $(shell for python in "$(PYTHON)" $(RUN); do "$$python" -I -c "" 2>/dev/null && echo "$$python" && break; done)
-NONE = Python 3.11 or newer is needed, and $(PYTHON) is none; name one: make PYTHON=python3.11
+NONE = Python 3.11 or newer is needed, but $(PYTHON) is not: name a newer one with make PYTHON=python3.11
 # JupyterLab refuses root unless told, writes into the home, and would take another python3 kernel from there.
 ALLOW_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 WRITABLE_HOME = $(shell test -d "$$HOME" && test -w "$$HOME" && echo "$$HOME" || mktemp -d)

@@ -14,12 +14,12 @@ def test_the_best_scale_is_the_highest_good_share_within_the_limit_and_not_the_h
 
 def test_where_every_distance_is_too_large_the_smallest_is_taken_and_said(capsys):
     assert best_within(POINTS, 9.0) is POINTS[0]
-    assert capsys.readouterr().out == "no distance is at most 9.0: the smallest, 10.0, is taken\n"
+    assert capsys.readouterr().out == "no distance is at most 9.0, so the point with the smallest, 10.0, is used\n"
 
 
 def test_nothing_to_choose_from_or_no_number_is_refused():
     for choose in (best_within, settled):
-        with pytest.raises(ValueError, match="^no (points|rows): give at least one to choose from$"):
+        with pytest.raises(ValueError, match="^no (points|rows) to choose from: give at least one$"):
             choose([], 1.0)
     with pytest.raises(ValueError, match="^1 of 2 values of distances are NaN"):
         best_within([POINTS[0], dict(good=0.5, frechet=float("nan"))], 10.0)
@@ -43,7 +43,8 @@ def test_what_surely_costs_more_than_the_budget_is_never_chosen_while_anything_e
     assert settled([over, row(0.1), best := row(0.2)], 1.2) is best  # the centre itself is over it
     assert capsys.readouterr().out == ""
     assert settled([over, dear], 1.2) is over
-    assert capsys.readouterr().out == "all settings cost more than 20% of distance: the one that costs least is taken\n"
+    said = "all settings increase the distance by over 20%, so the one with the smallest increase is used\n"
+    assert capsys.readouterr().out == said
 
 
 def test_without_a_budget_no_distance_is_asked_for():

@@ -21,12 +21,12 @@ def best_within(points: Sequence[Mapping], limit: float) -> Mapping:
     if there are no points.
     """
     if not len(points):
-        raise ValueError("no points: give at least one to choose from")
+        raise ValueError("no points to choose from: give at least one")
     finite("good shares", [p["good"] for p in points])
     distances = finite("distances", [p["frechet"] for p in points])
     if within := [p for p in points if p["frechet"] <= limit]:
         return max(within, key=lambda p: p["good"])
-    print(f"no distance is at most {limit:.1f}: the smallest, {min(distances):.1f}, is taken")
+    print(f"no distance is at most {limit:.1f}, so the point with the smallest, {min(distances):.1f}, is used")
     return min(points, key=lambda p: p["frechet"])
 
 
@@ -64,11 +64,11 @@ def settled(rows: Sequence[Mapping], budget: float | None = None) -> Mapping:
     Raises ValueError if there are no rows.
     """
     if not len(rows):
-        raise ValueError("no rows: give at least one to choose from")
+        raise ValueError("no rows to choose from: give at least one")
     finite("gains", [r["gain"] for r in rows])
     within = [r for r in rows if budget is None or finite("distances", r["farther_low"]) <= budget - 1]
     if not within:
-        print(f"all settings cost more than {budget - 1:.0%} of distance: the one that costs least is taken")
+        print(f"all settings increase the distance by over {budget - 1:.0%}, so the one with the smallest increase is used")
         return min(rows, key=lambda r: r["farther"])
     ahead = [r for r in within if r is not rows[0] and r["ahead_low"] > 0]
     if within[0] is rows[0] and not ahead:
