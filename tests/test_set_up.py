@@ -197,7 +197,8 @@ def test_what_is_wrong_with_the_python_of_an_environment_is_said(tmp_path, scrip
 @pytest.mark.parametrize("python", ["no-such-python", "/no such/python3", "python2"])
 def test_without_a_python_one_is_asked_for(wheels, tmp_path, python):
     code, said = Checkout(tmp_path / "checkout", wheels).env(f"PYTHON={python}")
-    assert code != 0 and f"Python 3.11 or newer is needed, but {python} is not: name a newer one with make PYTHON=python3.11" in said
+    assert code != 0
+    assert f"Python 3.11 or newer is needed, but {python} is not: name a newer one with make PYTHON=python3.11" in said
 
 
 def test_an_old_python_is_refused_in_words_and_deletes_nothing(wheels, tmp_path):
