@@ -6,5 +6,5 @@ images    from prompts to images and what is measured in them: networks, models,
 feedback  who judges them: judges, labels, panel, votes, tallies, taste, choices
 methods   training; reward, ensemble, denoising, finetune, arithmetic, preference, adaptation; rejection, ablation, choosing
 study     the stages that notebooks ask for by name: common, lee (LeeStudy), tuning, own, voting, users, wu (WuStudy); ahead
-desk      out: figures, charts, planes, report, claims; costs, run, beside; gallery, readme, publish, site; export, pack, bench
+desk      figures, charts, planes, report, claims; costs, run, beside; gallery, readme, publish, site; export, pack, bench
 """
