@@ -487,7 +487,7 @@ def test_settings_are_compared_with_the_centre_on_the_same_pairs_by_users_who_vo
 
 
 def test_hps_is_measured_by_every_classifier_but_the_one_that_selected(monkeypatch):
-    made = WuStudy("laptop")
+    made = WuStudy("evening")
     asked = []
     monkeypatch.setattr(WuStudy, "hps", lambda self, images, by: (asked.append(by), np.full(4, 10.0**by.seed))[1])
     for run, expected in ((0, (10 + 100) / 2), (1, (1 + 100) / 2), (2, (1 + 10) / 2)):
