@@ -507,9 +507,9 @@ def test_table_4_measures_each_run_by_the_classifiers_that_did_not_select_for_it
     monkeypatch.setattr(WuStudy, "verdicts", lambda self, images, judge: np.full(3, judge == "b"))
     monkeypatch.setattr(WuStudy, "embeddings", lambda self, images: (np.full((3, 2), images), np.ones((3, 2))))
     two, one = made.scored([1000, 2000]), made.scored([1000])
-    assert made.size.finetune_seeds == 2 and made.size.preference_seeds == 5
-    powers = 10.0 ** np.arange(5)
-    others = np.array([powers[[1, 2, 3, 4]].mean(), powers[[0, 2, 3, 4]].mean()])
+    assert made.size.finetune_seeds == 2 and made.size.preference_seeds == 3
+    powers = 10.0 ** np.arange(3)
+    others = np.array([powers[[1, 2]].mean(), powers[[0, 2]].mean()])
     np.testing.assert_allclose(two["hps"], np.tile((others + [1000, 2000])[:, None] / 100, 3))
     np.testing.assert_allclose(one["hps"], np.tile((others + 1000)[:, None] / 100, 3))
     assert two["aesthetic"].tolist() == two["panel"].tolist() == [[1000.0] * 3, [2000.0] * 3]
