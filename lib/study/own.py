@@ -25,7 +25,7 @@ def labelled(study, rater: panel.RaterSpec | Callable) -> pd.DataFrame:
     Raises ValueError on anything else.
     """
     seen, shown = study.looks(study.labelled_images, "a"), sampling.load_images(study.labelled_images)
-    if isinstance(rater, panel.RaterSpec):
+    if not callable(rater):
         return panel.label_by_two(seen, shown, rater)
     said = list(rater(seen, shown.prompts))
     if len(said) != len(shown):
