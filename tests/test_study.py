@@ -355,7 +355,7 @@ def tuned(asked, monkeypatch, pipe):
         return SimpleNamespace(model=model(pipe), web=web(pipe), spec=spec, inputs=inputs)
 
     monkeypatch.setattr(finetune, "tuned", record)
-    return lambda arm: LeeStudy("smoke").finetuned(arm, SPEC)
+    return lambda arm, seed=SPEC.seed: LeeStudy("smoke").finetuned(arm, replace(SPEC, seed=seed))
 
 
 def test_arms_differ_in_images_weights_and_beta_as_their_names_say(tuned):
@@ -393,6 +393,17 @@ def test_other_weightings_change_the_weights_alone_and_keep_their_mean(tuned):
     torch.testing.assert_close(tuned("thresholded r").model.weight, torch.tensor([0, 0, 0, 0, 4 / 3, 0, 4 / 3, 4 / 3]))
     steep = tuned("exponential r").model.weight
     assert (steep[4] / steep[0]).log().item() == pytest.approx(4 * 0.9, rel=1e-4)
+
+
+def test_each_run_of_the_random_control_shuffles_the_rewards_anew(tuned):
+    runs = [tuned(RANDOM, seed).model.weight.tolist() for seed in range(3)]
+    assert len(set(map(tuple, runs))) == 3 and tuned(RANDOM, 1).model.weight.tolist() == runs[1]
+
+
+def test_every_further_run_is_three_more_trainings():
+    """Of the full method, constant reward and the random control."""
+    one, two = (costs.work(replace(SIZES["evening"], finetune_seeds=n))["trained on"] for n in (1, 2))
+    assert two - one == 3 * SIZES["evening"].updates * sum(SIZES["evening"].batch)
 
 
 def test_the_work_of_a_size_counts_the_arms_and_settings_that_are_trained():
