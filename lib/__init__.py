@@ -1,9 +1,9 @@
 """The shared code of the study. Packages import one way only, each from those above it; read them in this order:
 
-ground    where things are, what is kept and how: paths, sizes, seeds, source, memory, cache, checkpoint, precision, stats
+ground    where and how things are kept: paths, sizes, seeds, source, memory, cache, checkpoint, precision, stats, database
 world     the emoji world and its language: scenes, prompts, perturbed, web
 images    from prompts to images and what is measured in them: networks, models, sampling, embedding, metrics
-feedback  who judges them: judges, labels, panel, votes, tallies, taste, choices
+feedback  who judges them: judges, labels, panel, votes, tallies, taste, choices; people: answers, pictures, store
 methods   training; reward, ensemble, denoising, finetune, arithmetic, preference, adaptation; rejection, ablation, choosing
 study     the stages that notebooks ask for by name: common, lee (LeeStudy), tuning, voting, users, wu (WuStudy); ahead
 desk      output: figures, charts, planes, report, claims; run, beside, gallery, readme, publish, site; export, pack; bench
