@@ -14,13 +14,15 @@ from lib.ground.paths import ROOT
 from lib.ground.source import own_fingerprint
 
 # `good` is about one image (Lee et al. 2023, section 3.1); in `alignment` and `fidelity` side A is the first half of the
-# images and side B the second (appendix C); `best` is one of two or more images (Wu et al. 2023); `rank` is a whole number
-# an image, lower is better and equal is a tie: nobody is asked for it here, but other campaigns have it.
+# images and side B the second (appendix C); `best` is one of two or more images (Wu et al. 2023). Nobody is asked the last
+# two here, but other campaigns have them: `preference` compares sides as a whole; `rank` is a whole number an image, lower
+# is better and equal is a tie.
 QUESTIONS = {
     "good": "good, bad or skip",
     "alignment": "A, B, tie or skip",
     "fidelity": "A, B, tie or skip",
     "best": "the number of an image from 0, or skip",
+    "preference": "A, B, tie or skip",
     "rank": "a rank an image, such as '1 2 2', or skip",
 }
 UNDONE = "undone"  # the value of a row that takes another back

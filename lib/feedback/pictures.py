@@ -14,9 +14,10 @@ LARGEST = 4096  # pixels a side
 def png_of(digest: str, pixels: np.ndarray) -> bytes:
     """PNG of an image, uint8 [height, width, 3]; raises ValueError unless `digest` is the SHA-256 of these pixels."""
     pixels = np.asarray(pixels)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not 0 < max(pixels.shape) <= LARGEST:
-        shape = f"uint8 [height, width, 3], at most {LARGEST} pixels a side"
-        raise ValueError(f"an image is {shape}, got {pixels.dtype} {list(pixels.shape)}")
+    shape = pixels.shape
+    if pixels.dtype != np.uint8 or shape[2:] != (3,) or not 0 < min(shape) <= max(shape) <= LARGEST:
+        wanted = f"uint8 [height, width, 3], at most {LARGEST} pixels a side"
+        raise ValueError(f"an image is {wanted}, got {pixels.dtype} {list(shape)}")
     if (found := image_digest(pixels)) != digest:
         raise ValueError(f"the image of digest {digest!r} has other pixels: want {found!r}")
     file = io.BytesIO()
