@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from test_tasks import TEXTS, images
 
-from lib.desk import labelling
+from lib.desk import labelling, widget
 from lib.feedback import sessions, tasks
 from lib.feedback.store import Store
 from lib.ground.paths import ROOT
@@ -39,7 +39,7 @@ class View:
 
 
 def opened(store, monkeypatch, work=WORK, **options):
-    return View(labelling.LabellingPanel(sessions.Session(store, "ann", work, again=0, **options)), monkeypatch)
+    return View(widget.LabellingPanel(sessions.Session(store, "ann", work, again=0, **options)), monkeypatch)
 
 
 def answer(choice="good", place=0, seconds=1.5):
@@ -53,7 +53,7 @@ def digests(group):
         kind, content = source.split(",")
         assert kind == "data:image/png;base64"
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))
-        found.append(labelling.image_digest(pixels))
+        found.append(widget.image_digest(pixels))
     return found
 
 
@@ -164,7 +164,7 @@ def test_no_image_and_no_prompt_is_part_of_the_state_that_a_notebook_saves(store
 
 
 def test_its_browser_side_writes_text_only_as_text_and_fetches_nothing():
-    for name in ("labelling.js", "labelling.css"):
+    for name in ("widget.js", "widget.css"):
         code = (ROOT / "lib" / "desk" / name).read_text("utf-8")
         for wrong in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval(", "://", "@import", "fetch("):
             assert wrong not in code, f"{name} has {wrong}"
@@ -193,5 +193,12 @@ print(book.cells[0].outputs[0]["text"])
 
 def test_nobody_is_there_when_a_program_runs_the_notebook():
     run = subprocess.run([sys.executable, "-c", NOTEBOOK], env=os.environ | {"PYTHONPATH": str(ROOT)},
+                         capture_output=True, text=True, check=True)  # fmt: skip
+    assert run.stdout.strip() == "False"
+
+
+def test_a_machine_that_only_computes_needs_no_widgets():
+    code = "import sys, lib.desk.labelling; print('anywidget' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
                          capture_output=True, text=True, check=True)  # fmt: skip
     assert run.stdout.strip() == "False"

@@ -20,7 +20,7 @@ from lib.ground.paths import ROOT
 
 LIMIT = 64  # MB
 # Packages that run the notebooks, and those that the other machine already has, each with all its requirements.
-NEEDED = ("anywidget", "diffusers", "ipykernel", "open_clip_torch", "papermill")
+NEEDED = ("diffusers", "ipykernel", "open_clip_torch", "papermill")
 THERE = ("accelerate", "numpy", "pandas", "peft", "pyarrow", "scipy", "seaborn", "statsmodels", "timm", "torch",
          "torchmetrics", "torchvision", "transformers")  # fmt: skip
 TAGS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014", "manylinux1")

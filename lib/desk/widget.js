@@ -1,4 +1,4 @@
-// The browser side of the labelling panel (lib/desk/labelling.py): shows a screen, and tells the kernel what is
+// The browser side of the labelling panel (lib/desk/widget.py): shows a screen, and tells the kernel what is
 // pressed. It decides nothing: the kernel's reply says what to show, and until then further presses do not count.
 
 // Per question: what is asked, and its choices as [choice, key, words, sign].
