@@ -126,11 +126,11 @@ def test_an_answer_to_a_question_that_has_one_corrects_it(store):
     session = Session(store, "ann", tasks.to_label(images(each=3), 0))
     screen = session.screen
     session.answer(0, "good")
-    session.answer(0, "bad")
     session.answer(1, "skip")
+    session.answer(0, "bad")
     assert [session.given(q) for q in screen] == ["bad", "skip", None]
-    assert store.rows().value.tolist() == ["bad", "skip"] and session.progress[0] == 2
-    assert session.undo() == screen[1] and session.undo() == screen[0] and session.progress[0] == 0
+    assert store.rows().value.tolist() == ["skip", "bad"] and session.progress[0] == 2
+    assert session.undo() == screen[0] and session.undo() == screen[1] and session.progress[0] == 0
     assert len(store.rows()) == 0 and len(store.rows(current=False)) == 5
 
 

@@ -84,6 +84,23 @@ def test_wrong_images_are_refused(make, words):
     assert "\n" not in str(caught.value)
 
 
+def test_a_few_to_label_are_spread_over_categories_and_prompts_and_part_of_more():
+    shown = images(prompts.evaluation_prompts() + ["Two red dogs"], 5)
+    few, more = tasks.few(shown, 20), tasks.few(shown, 40)
+    assert few.digests == more.digests[:20] and len(set(more.digests)) == 40
+    assert set(Counter(more.prompts[:39]).values()) == {3}
+    counts = Counter(prompts.parse(p).category for p in more.prompts)
+    assert counts.pop("combination") == 3 and max(counts.values()) - min(counts.values()) <= 3
+    assert tasks.few(shown, 20, seed=1).digests != few.digests
+    assert set(zip(few.digests, few.prompts, strict=True)) <= set(zip(shown.digests, shown.prompts, strict=True))
+
+
+@pytest.mark.parametrize("count", [0, 10_000])
+def test_more_to_label_than_there_is_is_refused(count):
+    with pytest.raises(ValueError, match=rf"^count = {count} is not in \[1, {3 * len(TEXTS)}\]"):
+        tasks.few(images(), count)
+
+
 # ---- checks --------------------------------------------------------------------------------------------------------
 
 

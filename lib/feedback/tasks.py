@@ -7,6 +7,7 @@ or which of two to four images is best (Wu et al. 2023, section 3).
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import numpy as np
 
@@ -49,6 +50,23 @@ class Tasks:
 
     screens: list[Screen]
     pictures: dict[str, tuple[tuple[str, str, int], np.ndarray]]
+
+
+def few(shown: ImageSet, count: int, seed: int = 0) -> ImageSet:
+    """`count` images to label: up to three of a prompt, and about as many of each category of prompts, drawn at random.
+
+    Fewer are part of more. Raises ValueError if there are not so many.
+    """
+    rng, rows, by_category = rng_of(seed_of("few to label", seed)), {}, {}
+    for i, prompt in enumerate(shown.prompts):
+        rows.setdefault(prompt, []).append(i)
+    for prompt in rng.permutation(sorted(rows)).tolist():
+        by_category.setdefault(parse(prompt).category, []).append(prompt)
+    turns = [prompt for turn in zip_longest(*map(by_category.get, sorted(by_category))) for prompt in turn if prompt]
+    drawn = [i for prompt in turns for i in rng.permutation(rows[prompt])[:TOGETHER].tolist()]
+    if not 1 <= count <= len(drawn):
+        raise ValueError(f"count = {count!r} is not in [1, {len(drawn):,}], with up to {TOGETHER} images of a prompt")
+    return shown.part(drawn[:count])
 
 
 def to_label(shown: ImageSet, checks: float = 0.05) -> Tasks:
