@@ -95,10 +95,11 @@ def test_a_few_to_label_are_spread_over_categories_and_prompts_and_part_of_more(
     assert set(zip(few.digests, few.prompts, strict=True)) <= set(zip(shown.digests, shown.prompts, strict=True))
 
 
-@pytest.mark.parametrize("count", [0, 10_000])
-def test_more_to_label_than_there_is_is_refused(count):
-    with pytest.raises(ValueError, match=rf"^count = {count} is not in \[1, {3 * len(TEXTS)}\]"):
-        tasks.few(images(), count)
+def test_a_few_are_all_up_to_three_of_a_prompt_where_there_are_not_more_and_at_least_one():
+    assert Counter(tasks.few(images(), 10_000).prompts) == dict.fromkeys(TEXTS, 3)
+    for count in (0, 2.5, True):
+        with pytest.raises(ValueError, match=f"^count = {count} is not a whole number at least 1"):
+            tasks.few(images(), count)
 
 
 # ---- checks --------------------------------------------------------------------------------------------------------

@@ -53,10 +53,8 @@ class Tasks:
 
 
 def few(shown: ImageSet, count: int, seed: int = 0) -> ImageSet:
-    """`count` images to label: up to three of a prompt, and about as many of each category of prompts, drawn at random.
-
-    Fewer are part of more. Raises ValueError if there are not so many.
-    """
+    """`count` images to label, or as many as there are: up to three of a prompt, and about as many of each category of
+    prompts, drawn at random. Fewer are part of more. Raises ValueError unless `count` is at least 1."""
     rng, rows, by_category = rng_of(seed_of("few to label", seed)), {}, {}
     for i, prompt in enumerate(shown.prompts):
         rows.setdefault(prompt, []).append(i)
@@ -64,8 +62,8 @@ def few(shown: ImageSet, count: int, seed: int = 0) -> ImageSet:
         by_category.setdefault(parse(prompt).category, []).append(prompt)
     turns = [prompt for turn in zip_longest(*map(by_category.get, sorted(by_category))) for prompt in turn if prompt]
     drawn = [i for prompt in turns for i in rng.permutation(rows[prompt])[:TOGETHER].tolist()]
-    if not 1 <= count <= len(drawn):
-        raise ValueError(f"count = {count!r} is not in [1, {len(drawn):,}], with up to {TOGETHER} images of a prompt")
+    if not fits(count, int, "at least 1"):
+        raise ValueError(f"count = {count!r} is not {wanted(int, 'at least 1')}")
     return shown.part(drawn[:count])
 
 
