@@ -3,7 +3,7 @@
 ground    where and how things are kept: paths, sizes, seeds, source, memory, cache, checkpoint, precision, stats, database
 world     the emoji world and its language: scenes, prompts, perturbed, web
 images    from prompts to images and what is measured in them: networks, models, sampling, embedding, metrics
-feedback  who judges them: judges, labels, panel, votes, tallies, taste, choices; people: answers, pictures, store, assignments
+feedback  judges, labels, panel, votes, tallies, taste, choices; from people: answers, store, assignments, exchange
 methods   training; reward, ensemble, denoising, finetune, arithmetic, preference, adaptation; rejection, ablation, choosing
 study     the stages that notebooks ask for by name: common, lee (LeeStudy), tuning, voting, users, wu (WuStudy); ahead
 desk      output: figures, charts, planes, report, claims; run, beside, gallery, readme, publish, site; export, pack; bench

@@ -97,8 +97,8 @@ def _ordered(images: list, known: list, spec: AssignmentSpec, rng: np.random.Gen
     again = rng.permutation(len(images))[: round(spec.repeats * len(images))]
     wanted = round(spec.checks * len(images))
     if known and len(known) < wanted:
-        raise ValueError(f"{len(images)} images ask for {wanted} checks, and {len(known)} images have known answers: give more "
-                         "of them, or ask for fewer checks")  # fmt: skip
+        raise ValueError(f"{len(images)} images ask for {wanted} checks, and {len(known)} images have known answers: give "
+                         "more of them, or ask for fewer checks")  # fmt: skip
     checks = rng.permutation(len(known))[:wanted]
     first = [(images[i], "plain") for i in range(len(images))] + [(known[i], "check") for i in checks]
     asked = [first[i] for i in rng.permutation(len(first))]
