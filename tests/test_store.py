@@ -35,7 +35,7 @@ def store(path):
 
 
 def fill(store):
-    store.add_all([], [(d, ("base", "Two dogs", i), x) for i, (d, x) in enumerate(zip(DIGESTS, PIXELS, strict=True))])
+    store.add_all((d, ("base", "Two dogs", i), x) for i, (d, x) in enumerate(zip(DIGESTS, PIXELS, strict=True)))
 
 
 def said(**changes):
@@ -73,13 +73,13 @@ def test_every_question_takes_its_answers(store, question, images, value):
 @pytest.mark.parametrize(
     "change, words",
     [(dict(value="great"), "unknown value 'great'.* want good, bad or skip"), (dict(question="nice"), "one of good, "),
-     (dict(images=DIGESTS[:2]), "about one of images, got 2"), (dict(images=["f" * 64]), "archive it before"),
+     (dict(images=DIGESTS[:2]), "about 2 images: want one"), (dict(images=["f" * 64]), "want it archived before"),
      (dict(images=["dog.png"]), "want 64 hexadecimal digits"), (dict(rater=" "), "rater is ' '"),
      (dict(prompt="<b>Two</b> dogs"), "has markup at '<b>Two"), (dict(prompt="a\x00b"), "unprintable"),
      (dict(seconds=-1), "want a number of 0 or more"), (dict(seconds=float("nan")), "seconds is nan"),
      (dict(item="odd"), "one of plain, repeat, check"), (dict(time="yesterday"), "want ISO 8601"),
-     (dict(time="2023-02-30T12:00:00Z"), "want ISO 8601"), (dict(value="undone"), "name it by `replaces`"),
-     (dict(replaces="0" * 32), "nothing to replace"), (dict(question="best", images=DIGESTS[:4], value=4), "unknown value"),
+     (dict(time="2023-02-30T12:00:00Z"), "want ISO 8601"), (dict(value="undone"), "want `replaces` to name it"),
+     (dict(replaces="0" * 32), "want one to replace"), (dict(question="best", images=DIGESTS[:4], value=4), "unknown value"),
      (dict(question="alignment", images=DIGESTS[:3], value="A"), "an even number"),
      (dict(question="rank", images=DIGESTS[:3], value="1 2"), "a rank an image")],
 )  # fmt: skip
@@ -91,8 +91,8 @@ def test_a_wrong_answer_is_refused_in_one_line_and_nothing_is_kept(store, change
 
 def test_of_many_answers_a_wrong_one_keeps_all_out(store):
     new = np.zeros((4, 4, 3), np.uint8)
-    with pytest.raises(ValueError, match="archive it"):
-        store.add_all([Answer(**said()), Answer(**said(images=["f" * 64]))], [(image_digest(new), ("s", "p", 0), new)])
+    with pytest.raises(ValueError, match="want it archived"):
+        store.add_all([(image_digest(new), ("s", "p", 0), new), Answer(**said()), Answer(**said(images=["f" * 64]))])
     assert store.rows().empty and len(store.images()) == len(PIXELS)
 
 
@@ -129,14 +129,14 @@ def test_two_answers_to_one_question_need_a_word_of_which_replaces_which(store):
 )
 def test_a_row_is_replaced_only_by_an_answer_to_the_same_question(store, change):
     first = store.add(**said())
-    with pytest.raises(ValueError, match=f"no current row {first} of this rater"):
+    with pytest.raises(ValueError, match=f"no row {first} of this rater"):
         store.add(**said(replaces=first, **change))
 
 
 def test_a_row_is_replaced_once(store):
     first = store.add(**said())
-    store.add(**said(value="bad", replaces=first))
-    with pytest.raises(ValueError, match="nothing to replace"):
+    second = store.add(**said(value="bad", replaces=first))
+    with pytest.raises(ValueError, match=f"replaced already: want {second}"):
         store.add(**said(value="skip", replaces=first))
 
 

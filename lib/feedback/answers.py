@@ -4,9 +4,10 @@ import functools
 import math
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from numbers import Real
 
 import pandas as pd
 
@@ -63,7 +64,7 @@ class Answer:
         for name in ("images", "shown"):
             object.__setattr__(self, name, tuple(map(str, getattr(self, name))))
         object.__setattr__(self, "value", str(self.value))
-        if self.seconds is not None:
+        if isinstance(self.seconds, Real):
             object.__setattr__(self, "seconds", float(self.seconds))
         for name, limit in (("rater", NAME), ("prompt", PROMPT), ("software", NAME)):
             plain_text(name, getattr(self, name), limit)
@@ -72,13 +73,13 @@ class Answer:
         self._check_forms()
         check_value(self.question, self.value, len(self.images))
         if self.value == UNDONE and self.replaces is None:
-            raise ValueError(f"the value {UNDONE!r} takes back a row: name it by `replaces`")
+            raise ValueError(f"the value {UNDONE!r} takes back a row: want `replaces` to name it")
 
     def _check_forms(self) -> None:
         if self.item not in ITEMS:
             raise ValueError(f"unknown item {self.item!r}: one of {', '.join(ITEMS)}")
-        if self.seconds is not None and not (math.isfinite(self.seconds) and self.seconds >= 0):
-            raise ValueError(f"seconds is {self.seconds}: want a number of 0 or more")
+        if self.seconds is not None and not (isinstance(self.seconds, float) and 0 <= self.seconds < math.inf):
+            raise ValueError(f"seconds is {self.seconds!r}: want a number of 0 or more")
         if self.time and not _is_utc(self.time):
             raise ValueError(f"time is {self.time!r}: want ISO 8601 in UTC, such as 2023-02-23T12:00:00Z")
         for name, texts, digits in (("image", self.images, 64), ("id", (self.id,), 32), ("replaces", (self.replaces,), 32)):
@@ -93,6 +94,12 @@ COLUMNS = tuple(f.name for f in fields(Answer))
 def tabled(answers: Iterable[Answer]) -> pd.DataFrame:
     """A table of answers, one a row, with the columns of `Answer`; unknown seconds are NaN."""
     return pd.DataFrame([vars(a) for a in answers], columns=COLUMNS).astype({"seconds": float})
+
+
+def answers_of(table: pd.DataFrame) -> Iterator[Answer]:
+    """The answers of a table that `tabled` made."""
+    for row in table.astype(object).where(table.notna(), None).to_dict("records"):
+        yield Answer(**row)
 
 
 def standing(table: pd.DataFrame) -> pd.DataFrame:
@@ -126,8 +133,8 @@ def check_value(question: str, value: str, images: int) -> None:
         raise ValueError(f"unknown question {question!r}: one of {', '.join(QUESTIONS)}")
     wanted = {"good": images == 1, "best": images > 1, "rank": images > 1}.get(question, images > 1 and images % 2 == 0)
     if not wanted:
-        number = {"good": "one", "best": "two or more", "rank": "two or more"}.get(question, "an even number")
-        raise ValueError(f"the question {question!r} is about {number} of images, got {images}")
+        number = {"good": "one", "best": "two or more", "rank": "two or more"}.get(question, "an even number of them")
+        raise ValueError(f"the question {question!r} is about {images} images: want {number}")
     if value not in ("skip", UNDONE) and not _answers(question, value, images):
         raise ValueError(f"unknown value {value!r} of {question!r} on {images} images: want {QUESTIONS[question]}")
 

@@ -21,7 +21,7 @@ def png_of(digest: str, pixels: np.ndarray) -> bytes:
     if (found := image_digest(pixels)) != digest:
         raise ValueError(f"the image of digest {digest!r} has other pixels: want {found!r}")
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    Image.fromarray(pixels).save(file, "PNG", compress_level=9)
     return file.getvalue()
 
 

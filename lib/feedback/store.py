@@ -6,7 +6,7 @@ digest of their pixels, so that no answer can be without its images and one file
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 
@@ -68,7 +68,7 @@ class Store:
     def archive(self, digest: str, name: tuple[str, str, int], pixels: np.ndarray) -> None:
         """Keep an image, uint8 [height, width, 3], lossless, under the SHA-256 of its pixels; `name` is the stream, prompt
         and number that it was drawn under. An image that is there already stays as it is, with its first name."""
-        self.add_all([], [(digest, name, pixels)])
+        self.add_all([(digest, name, pixels)])
 
     def add(
         self, *, rater: str, question: str, prompt: str, images: Sequence[str], value: str | int, shown: Sequence = (),
@@ -82,66 +82,80 @@ class Store:
         """
         return self.add_all([Answer(rater, question, prompt, images, value, shown, seconds, item, replaces, **more)])[0]
 
-    def add_all(self, answers: Iterable[Answer], images: Iterable[Picture] = ()) -> list[str]:
-        """Add many answers, and images as for `archive`, all or none of them; returns the answers' ids."""
+    def add_all(self, things: Iterable[Answer | Picture], merging: bool = False) -> list[str]:
+        """Add answers, and images as for `archive` before them, all or none of them; returns the answers' ids.
+
+        They are taken one by one, so that a long file need not be in memory. With `merging`, answers are rows of another
+        store, and of a rater's several answers to one question the latest is the current one.
+        """
         with self._db.writing():
-            for digest, name, pixels in images:
-                self._keep(digest, *name, png_of(digest, pixels))
-            return [self._insert(answer) for answer in answers]
+            ids = []
+            for thing in things:
+                if isinstance(thing, Answer):
+                    ids.append(self._insert(thing, alone=not merging))
+                else:
+                    self._keep(*thing)
+            return ids
 
     def merge(self, path: Path | str) -> int:
         """Add the rows and images of another store that this one lacks, all or none; returns how many rows are new.
 
-        Merging again, or in another order, gives the same answers. If one rater answered the same in both, the later answer
-        is the current one. Raises ValueError if a row or an image of the other file is damaged.
+        Merging again, or in another order, gives the same answers. Raises ValueError if a row or an image of the other file
+        is damaged.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"no store {path} to merge")
-        with Store.open(path, self._db.wait) as other, self._db.writing():
-            before = self._db.one("SELECT count(*) FROM answer")
-            for (digest,) in other._db.all("SELECT digest FROM image ORDER BY rowid"):
-                ((*name, png),) = other._db.all("SELECT stream, prompt, number, png FROM image WHERE digest = ?", digest)
-                pixels_of(digest, png)
-                self._keep(digest, *name, png)
-            for row in other._db.all(f"SELECT {_ANSWERS} FROM answer ORDER BY rowid"):
-                self._insert(_answer(row), alone=False)
-            return self._db.one("SELECT count(*) FROM answer") - before
+        before = self.count()
+        with Store.open(path, self._db.wait) as other:
+            self.add_all(other.everything(), merging=True)
+        return self.count() - before
 
-    def _keep(self, digest: str, stream: str, prompt: str, number: int, png: bytes) -> None:
-        if not self._db.one("SELECT count(*) FROM image WHERE digest = ?", digest):
+    def _keep(self, digest: str, name: tuple[str, str, int], pixels: np.ndarray) -> None:
+        if not self.has(digest):
+            (stream, prompt, number), png = name, png_of(digest, pixels)
             row = (digest, plain_text("stream", stream), plain_text("prompt", prompt, PROMPT), int(number), png)
             self._db.all(f"INSERT INTO image ({_IMAGES}) VALUES (?, ?, ?, ?, ?)", *row)
 
-    def _insert(self, answer: Answer, alone: bool = True) -> str:
+    def _insert(self, answer: Answer, alone: bool) -> str:
         """Insert in a transaction; with `alone`, the row may not contradict another."""
-        for there in map(_answer, self._db.all(f"SELECT {_ANSWERS} FROM answer WHERE id = ?", answer.id)):
+        if there := self._row(answer.id):
             if (*_asked(there), there.value) != (*_asked(answer), answer.value):
-                raise ValueError(f"two different answers have the id {answer.id}: one of them is damaged")
+                raise ValueError(f"two different answers have the id {answer.id}: want the undamaged one")
             return answer.id
         for digest in answer.images:
-            if not self._db.one("SELECT count(*) FROM image WHERE digest = ?", digest):
-                raise ValueError(f"image {digest[:12]} is not in {self.path.name}: archive it before its answer")
+            if not self.has(digest):
+                raise ValueError(f"image {digest[:12]} is not in {self.path.name}: want it archived before its answer")
+        if answer.replaces is not None:
+            old = self._row(answer.replaces)
+            if old is None or _asked(old) != _asked(answer):
+                raise ValueError(f"no row {answer.replaces} of this rater, question and images: want one to replace")
         row = _row(self._linked(answer) if alone else answer)
         self._db.all(f"INSERT INTO answer ({_ANSWERS}) VALUES ({', '.join('?' * len(row))})", *row)
         return answer.id
 
+    def _row(self, row: str) -> Answer | None:
+        return next(map(_answer, self._db.all(f"SELECT {_ANSWERS} FROM answer WHERE id = ?", row)), None)
+
     def _linked(self, answer: Answer) -> Answer:
         """The answer, which replaces what was taken back before; raises ValueError if it contradicts what is there."""
-        ends = "NOT EXISTS (SELECT 1 FROM answer b WHERE b.replaces = a.id)"
-        if answer.replaces is None and answer.item == "plain":
+        if answer.replaces is not None:
+            if after := self._db.all("SELECT id FROM answer WHERE replaces = ?", answer.replaces):
+                raise ValueError(f"row {answer.replaces} is replaced already: want {after[0][0]}, which replaces it")
+        elif answer.item == "plain":
             key = "rater = ? AND question = ? AND prompt = ? AND images = ? AND item = ?"
+            ends = "NOT EXISTS (SELECT 1 FROM answer b WHERE b.replaces = a.id)"
             found = self._db.all(f"SELECT id, value FROM answer a WHERE {key} AND {ends} ORDER BY time", *_asked(answer))
             if found and found[-1][1] != UNDONE:
                 raise ValueError(f"{answer.rater!r} has answered {answer.question!r} of image {answer.images[0][:12]} with "
                                  f"{found[-1][1]!r}: to correct it, replace row {found[-1][0]}")  # fmt: skip
             return replace(answer, replaces=found[-1][0]) if found else answer
-        if answer.replaces is not None:
-            old = self._db.all(f"SELECT {_ANSWERS} FROM answer a WHERE id = ? AND {ends}", answer.replaces)
-            if [_asked(_answer(row)) for row in old] != [_asked(answer)]:
-                raise ValueError(f"no current row {answer.replaces} of this rater, question and images: nothing to replace")
         return answer
 
     # ---- reading ---------------------------------------------------------------------------------------------------
+
+    def count(self) -> int:
+        """The number of rows, current or not."""
+        return self._db.one("SELECT count(*) FROM answer")
 
     def rows(self, rater: str | None = None, question: str | None = None, current: bool = True) -> pd.DataFrame:
         """Answers, in the order in which they came, with the columns of `Answer`; `current`: only those that stand."""
@@ -155,11 +169,25 @@ class Store:
         """The archived images in the order in which they came: digest, stream, prompt, number, png (bytes)."""
         return pd.DataFrame(self._db.all(f"SELECT {_IMAGES} FROM image ORDER BY rowid"), columns=IMAGES)
 
+    def everything(self) -> Iterator[Answer | Picture]:
+        """All images, then all rows, in the order in which they came: what another store's `add_all` takes."""
+        for digest, *name in self._db.all("SELECT digest, stream, prompt, number FROM image ORDER BY rowid"):
+            yield digest, tuple(name), self.pixels(digest)
+        yield from map(_answer, self._db.all(f"SELECT {_ANSWERS} FROM answer ORDER BY rowid"))
+
+    def has(self, digest: str) -> bool:
+        """Whether an image is archived."""
+        return bool(self._db.one("SELECT count(*) FROM image WHERE digest = ?", digest))
+
+    def png(self, digest: str) -> bytes:
+        """An archived image as PNG; raises KeyError if there is none."""
+        for (png,) in self._db.all("SELECT png FROM image WHERE digest = ?", digest):
+            return png
+        raise KeyError(f"no image {digest[:12]} in {self.path.name}")
+
     def pixels(self, digest: str) -> np.ndarray:
         """An archived image, uint8 [height, width, 3]; raises KeyError if there is none, ValueError if it is damaged."""
-        for (png,) in self._db.all("SELECT png FROM image WHERE digest = ?", digest):
-            return pixels_of(digest, png)
-        raise KeyError(f"no image {digest[:12]} in {self.path.name}")
+        return pixels_of(digest, self.png(digest))
 
 
 def _asked(answer: Answer) -> tuple:
