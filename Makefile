@@ -56,7 +56,8 @@ notebook: env  ## JupyterLab on notebooks/
 report: env  ## a site of the executed notebooks, reports/yours/SIZE/site/index.html
 	$(RUN) -m lib.desk.site --size "$(SIZE)"
 
-browser: env  ## the site's pages and, in JupyterLab, notebook 04 with an edit, in headless Chromium
+browser: env  ## in headless Chromium: labelling by keyboard and an edited notebook 04 in JupyterLab, and the site's pages
+	$(RUN) -m pytest -q -rs tests/browser_labelling.py
 	$(RUN) tests/browser.py
 
 export: env  ## a trained model into a folder (MODEL=name TO=folder; without them: what there is)
