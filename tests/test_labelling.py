@@ -186,7 +186,7 @@ NOTEBOOK = """
 import nbformat, nbclient, sys
 cell = nbformat.v4.new_code_cell("from lib.desk import labelling; print(labelling.live())")
 book = nbformat.v4.new_notebook(cells=[cell])
-nbclient.NotebookClient(book, kernel_name="python3", timeout=120).execute()
+nbclient.NotebookClient(book, kernel_name="python3", timeout=600, startup_timeout=600).execute()
 print(book.cells[0].outputs[0]["text"])
 """
 

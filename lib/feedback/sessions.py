@@ -91,7 +91,7 @@ class Session:
         before, value = self._given.get(_key(question)), value_of(question, choice)
         answer = Answer(self.rater, *question.about, value, question.shown, seconds, question.item, before and before[0])
         pictures = [(digest, *self._pictures[digest]) for digest in dict.fromkeys(question.images)]
-        self.store.add_all([answer], pictures)
+        self.store.add_all([*pictures, answer])
         self._note(_key(question), answer.id, value, answer.seconds)
         return answer.id
 
