@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lib.feedback.answers import Answer
-from lib.feedback.exchange import export_file, export_store, import_file, import_store
+from lib.feedback.answers import COLUMNS, QUESTIONS, Answer
+from lib.feedback.exchange import READ, export_file, export_store, import_file, import_store
 from lib.feedback.formats import FORMATS, csv_of
-from lib.feedback.store import Store
+from lib.feedback.store import IMAGES, Store
+from lib.ground.paths import DATA
 from lib.images.sampling import ImageSet, image_digest
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 10, 3), dtype=np.uint8)
@@ -427,3 +428,43 @@ def test_an_image_that_is_not_of_its_digest_is_refused(store, empty, tmp_path, k
 def test_a_folder_without_an_export_is_named(empty, tmp_path):
     with pytest.raises(FileNotFoundError, match="no images.csv in"):
         import_store(empty, tmp_path)
+
+
+# ---- the datasheet, and other readers ------------------------------------------------------------------------------
+
+SHEET = (DATA / "labels" / "README.md").read_text("utf-8")
+
+
+def described(part):
+    """The first column of a part's table."""
+    return re.findall(r"^\| (`.*?) \|", SHEET.split(f"\n## {part}")[1].split("\n## ")[0], re.M)
+
+
+def test_the_datasheet_describes_every_column(store, tmp_path):
+    assert [x.strip("`") for x in described("`answers`")] == list(COLUMNS)
+    assert [x.strip("`") for x in described("`images`")] == list(IMAGES)
+    store.add_all(several(random.Random(0), "good", 5))
+    export_store(store, tmp_path, "parquet")
+    export_store(store, tmp_path, "csv")
+    for name, columns in (("answers", COLUMNS), ("images", IMAGES)):
+        assert pq.read_schema(tmp_path / f"{name}.parquet").names == list(columns)
+        head = (tmp_path / f"{name}.csv").read_text("utf-8").partition("\n")[0].split(",")
+        assert head == [c for c in columns if c != "png"]
+
+
+def test_the_datasheet_describes_every_question_and_format():
+    assert re.findall(r"`(\w+)`", " ".join(described("Questions"))) == list(QUESTIONS)
+    assert re.findall(r"`([\w-]+)`", " ".join(described("In and out"))) == ["parquet", "csv", *READ]
+
+
+def test_datasets_reads_the_exports(store, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="the library datasets is not part of this study's environment")
+    store.add_all(several(random.Random(0), "best", 20, seconds=1.5))
+    export_store(store, tmp_path, "parquet")
+    for name, table in (("answers", store.rows(current=False)), ("images", store.images())):
+        file, cache = str(tmp_path / f"{name}.parquet"), str(tmp_path / "cache")
+        found = datasets.load_dataset("parquet", data_files=file, cache_dir=cache)["train"]
+        assert found.column_names == list(table) and len(found) == len(table) > 0
+        for column in table:
+            given = [list(x) if isinstance(x, tuple) else None if x != x else x for x in table[column]]
+            assert list(found[column]) == given

@@ -101,7 +101,7 @@ def _write_textnorm(answers: list[Answer], png: Callable) -> bytes:
         name = _name(a.images[0])
         record = found.setdefault(name, {"image": name, "caption": a.prompt, "human_labels": []})
         if record["caption"] != a.prompt:
-            raise ValueError(f"image {a.images[0][:12]} has labels for two prompts, and TextNorm holds one: want the format labels")
+            raise ValueError(f"image {a.images[0][:12]} has labels for two prompts, and TextNorm holds one: take labels")
         record["human_labels"].append(TEXTNORM[a.value])
     return _json(found)
 

@@ -16,7 +16,7 @@ from lib.ground.seeds import seed_of
 from lib.ground.sizes import SamplerSpec
 from lib.images import metrics, models, sampling
 from lib.methods import arithmetic, denoising, ensemble, finetune, rejection, reward
-from lib.study import tuning
+from lib.study import people, tuning
 from lib.study.common import Study
 from lib.world import prompts
 
@@ -102,17 +102,26 @@ class LeeStudy(Study):
 
     @cached_property
     def labels(self) -> pd.DataFrame:
-        """Two simulated labellers' labels of the labelled images."""
+        """Labels of the labelled images: by two simulated labellers, or by people."""
         return self.labels_of(0)
 
     def labels_of(self, run: int) -> pd.DataFrame:
-        """The same by the two labellers of one run."""
+        """The same by the two simulated labellers of one run; people's are the same in each."""
+        if self.raters != "panel":
+            return self.given[0]
         images = self.labelled_images
         return panel.label_by_two(self.looks(images, "a"), sampling.load_images(images), run=run)
 
     @cached_property
+    def given(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """People's labels: of the labelled images, and of images of unseen objects."""
+        return people.labels_of(self)
+
+    @cached_property
     def unseen_labels(self) -> pd.DataFrame:
-        """The same two labellers' labels of images of unseen objects, never trained on."""
+        """Labels of images of unseen objects, never trained on: by the same two simulated labellers, or by people."""
+        if self.raters != "panel" and len(self.given[1]):
+            return self.given[1]
         return panel.label_by_two(self.looks(self.unseen_images, "a"), sampling.load_images(self.unseen_images))
 
     def targets(self, images: Artifact, table: pd.DataFrame) -> np.ndarray:
