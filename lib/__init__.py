@@ -3,9 +3,10 @@
 ground    what is kept, where: paths, sizes, seeds, source, memory, cache, functions, checkpoint, database, precision, stats
 world     the emoji world and its language: scenes, prompts, perturbed, web
 images    from prompts to images and what is measured in them: networks, models, sampling, embedding, metrics
-feedback  judges, labels, panel, votes, tallies, taste, choices; of people: answers, store, people, assignments, tasks, sessions
+feedback  judges, labels, panel, votes, tallies, taste, choices;
+          of people: answers, store, people, assignments, tasks, sessions, exchange, labelstudio
 methods   training; reward, ensemble, denoising, finetune, arithmetic, preference, adaptation; rejection, ablation, choosing
-study     the stages that notebooks ask for by name: common, lee (LeeStudy), tuning, own, people, voting, users, wu (WuStudy); ahead
+study     stages that notebooks ask for: common, lee (LeeStudy), tuning, own, people, voting, users, wu (WuStudy); ahead
 desk      figures, charts, planes, report, claims, labelling; costs, run, beside; gallery, readme, publish, site;
           export, pack, campaign; bench
 """

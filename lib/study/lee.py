@@ -107,28 +107,21 @@ class LeeStudy(Study):
 
     def labels_of(self, run: int) -> pd.DataFrame:
         """The same by the two simulated labellers of one run; people's are the same in each."""
-        if self.raters != "panel":
-            return self.given[0]
         images = self.labelled_images
+        if self.raters != "panel":
+            return people.labels_of(self, images)
         return panel.label_by_two(self.looks(images, "a"), sampling.load_images(images), run=run)
-
-    @cached_property
-    def given(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """People's labels: of the labelled images, and of images of unseen objects."""
-        return people.labels_of(self)
 
     @cached_property
     def unseen_labels(self) -> pd.DataFrame:
         """Labels of images of unseen objects, never trained on: by the same two simulated labellers, or by people."""
-        if self.raters != "panel" and len(self.given[1]):
-            return self.given[1]
+        if self.raters != "panel" and len(given := people.labels_of(self, self.unseen_images)):
+            return given
         return panel.label_by_two(self.looks(self.unseen_images, "a"), sampling.load_images(self.unseen_images))
 
     def targets(self, images: Artifact, table: pd.DataFrame) -> np.ndarray:
-        """1 good, 0 bad, NaN skipped or unlabelled, float [image]: the label of the labeller whose turn it was.
-
-        Raises ValueError on labels that match no image of the set.
-        """
+        """1 good, 0 bad, NaN skipped or unlabelled, float [image]: the label of the labeller whose turn it was. Raises
+        ValueError on labels that match no image of the set."""
         return self._first(images, table).label.map({"good": 1.0, "bad": 0.0}).astype(float).to_numpy()
 
     def _first(self, images: Artifact, table: pd.DataFrame) -> pd.DataFrame:
@@ -217,10 +210,8 @@ class LeeStudy(Study):
         return [self.sample(s.prompts, s.numbers, s.stream, None, spec) for s in shown]
 
     def finetuned(self, arm: str, spec: finetune.FinetuneSpec) -> Artifact:
-        """The U-Net of one arm: its weights after `spec.updates` and after each of `spec.keep`.
-
-        `spec.seed` is the run, which has its own labellers, reward and batches.
-        """
+        """The U-Net of one arm: its weights after `spec.updates` and each of `spec.keep`. `spec.seed` is the run, which has its
+        own labellers, reward and batches."""
         if arm not in (arms := ARMS | OTHER_WEIGHTINGS | SCARCE | TRUTH | FILTERED):
             raise ValueError(f"unknown arm {arm!r}: expected one of {', '.join(arms)}")
         how = arms[arm]
