@@ -15,6 +15,7 @@ from lib.feedback.store import Store
 from lib.feedback.tasks import truth
 
 ASKED = ["question", "prompt", "images"]  # what an answer is about
+ENOUGH = 75  # good and bad labels each, below which a reward is seldom better than chance (notebook 04: 150 labels)
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Answers:
         }))  # fmt: skip
 
     def quality(self) -> pd.DataFrame:
-        """By rater: answers, the median seconds per answer, the share skipped; of repeated questions, how many were answered
-        as before; of attention checks, how many correctly."""
+        """By rater: answers, seconds per answer (their mean: the first answer on a screen takes the look at all of it), the
+        share skipped; of repeated questions, how many were answered as before; of attention checks, how many correctly."""
         streams = dict(zip(self.images.digest, self.images.stream, strict=True))
         return pd.DataFrame([_quality(rater, rows, streams) for rater, rows in self.rows.groupby("rater")])
 
@@ -52,7 +53,7 @@ def _quality(rater: str, rows: pd.DataFrame, streams: dict[str, str]) -> dict:
              if (row.question, row.prompt, row.images) in before.index]  # fmt: skip
     right = [row.value == truth(row.question, [streams[d] for d in row.images]) for row in kinds["check"].itertuples()]
     return dict(
-        rater=rater, answers=len(kinds["plain"]), seconds=float(rows.seconds.median()),
+        rater=rater, answers=len(kinds["plain"]), seconds=float(rows.seconds.mean()),
         skipped=float((kinds["plain"].value == "skip").mean()), repeats=len(again), same=sum(again), checks=len(right),
         right=sum(right),
     )  # fmt: skip
@@ -82,3 +83,10 @@ def labels_in(path: Path | str) -> pd.DataFrame:
         rows = [row for _, row in csv_rows(path, ("image", "prompt", "rater", "label"))]
         return labels.checked(pd.DataFrame(rows).assign(time="", source="human"))
     return answers_in(path).labels()
+
+
+def lacking(table: pd.DataFrame) -> str:
+    """What would do, in words, if a table has too few labels to train a reward on; empty if it has enough."""
+    short = {label: ENOUGH - int((table.label == label).sum()) for label in ("good", "bad")}
+    wanted = " and ".join(f"{n} more {label}" for label, n in short.items() if n > 0)
+    return wanted and f"too few labels: {wanted} ones would do"

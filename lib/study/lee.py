@@ -210,7 +210,7 @@ class LeeStudy(Study):
         return [self.sample(s.prompts, s.numbers, s.stream, None, spec) for s in shown]
 
     def finetuned(self, arm: str, spec: finetune.FinetuneSpec) -> Artifact:
-        """The U-Net of one arm: its weights after `spec.updates` and each of `spec.keep`. `spec.seed` is the run, which has its
+        """The U-Net of one arm: its weights after `spec.updates` and each of `spec.keep`. `spec.seed` is the run, with its
         own labellers, reward and batches."""
         if arm not in (arms := ARMS | OTHER_WEIGHTINGS | SCARCE | TRUTH | FILTERED):
             raise ValueError(f"unknown arm {arm!r}: expected one of {', '.join(arms)}")
