@@ -3,10 +3,8 @@
 ground    what is kept, where: paths, sizes, seeds, source, memory, cache, functions, checkpoint, database, precision, stats
 world     the emoji world and its language: scenes, prompts, perturbed, web
 images    from prompts to images and what is measured in them: networks, models, sampling, embedding, metrics
-feedback  judges, labels, panel, votes, tallies, taste, choices;
-          of people: answers, store, people, assignments, tasks, sessions, exchange, labelstudio
+feedback  judges, labels, panel, votes, tallies, taste, choices; people: answers, store, assignments, tasks, sessions
 methods   training; reward, ensemble, denoising, finetune, arithmetic, preference, adaptation; rejection, ablation, choosing
 study     stages that notebooks ask for: common, lee (LeeStudy), tuning, own, people, voting, users, wu (WuStudy); ahead
-desk      figures, charts, planes, report, claims, labelling; costs, run, beside; gallery, readme, publish, site;
-          export, pack, campaign; bench
+desk      figures, charts, planes, report, claims, labelling; costs, run, beside; gallery, publish, site; export, pack, bench
 """

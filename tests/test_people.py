@@ -1,4 +1,4 @@
-"""People's labels as the study reads them: from any store, folder or file, in place of the panel's, and never of other images."""
+"""People's labels as the study reads them: from a store, folder or file, in place of the panel's, never of other images."""
 
 from types import SimpleNamespace
 
@@ -26,9 +26,11 @@ def store(tmp_path):
     with Store.open(tmp_path / "store.sqlite") as made:
         for n, stream in enumerate(("labelled", "labelled", "labelled", SEEN["right"], SEEN["wrong"])):
             made.archive(image_digest(pixels(n)), (stream, "Two cats", n), pixels(n))
+
         def say(rater, n, value, item="plain", seconds=2.0):
-            made.add(rater=rater, question="good", prompt="Two cats", images=[image_digest(pixels(n))], value=value, item=item,
-                     seconds=seconds)  # fmt: skip
+            about = dict(question="good", prompt="Two cats", images=[image_digest(pixels(n))])
+            made.add(rater=rater, **about, value=value, item=item, seconds=seconds)
+
         say("ann", 0, "good", seconds=5.0), say("ann", 1, "bad"), say("ann", 2, "good")
         say("ann", 0, "bad", "repeat"), say("ann", 1, "bad", "repeat")
         say("ann", 3, "good", "check"), say("ann", 4, "good", "check")
@@ -100,10 +102,11 @@ def test_a_readers_reward_has_as_many_updates_as_the_panels(monkeypatch):
     monkeypatch.setattr(in_study.ensemble, "trained", lambda specs, *data: given.update(specs=specs, data=data) or specs)
     own = np.array([1.0, 0.0, 0.5, np.nan, 1.0, 0.0, 1.0, 0.0, 1.0])
     study = SimpleNamespace(
-        feedback=(own, ["x"] * 9, np.zeros(9, int)), size=SimpleNamespace(reward_epochs=10, reward_seeds=2), clip_digest="clip",
-        labelled_images="own", embeddings=lambda images: (np.zeros((9, 4)), np.ones((9, 4))),
+        feedback=(own, ["x"] * 9, np.zeros(9, int)), size=SimpleNamespace(reward_epochs=10, reward_seeds=2),
+        clip_digest="clip", labelled_images="own", embeddings=lambda images: (np.zeros((9, 4)), np.ones((9, 4))),
     )  # fmt: skip
-    table = pd.DataFrame({"image": ["a", "b", "c"], "prompt": ["p", "p", "q"], "label": ["good", "bad", "skip"], "rater": "ann"})
+    said = ["good", "bad", "skip"]
+    table = pd.DataFrame({"image": ["a", "b", "c"], "prompt": ["p", "p", "q"], "label": said, "rater": "ann"})
     in_study.rewards(study, table, np.zeros((3, 8, 8, 3), np.uint8))
     assert [s.epochs for s in given["specs"]] == [35, 35] and [s.seed for s in given["specs"]] == [0, 1]  # 7 of 2 labels
     image, _, texts, y, raters, _, inputs = given["data"]
