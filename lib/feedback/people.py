@@ -13,6 +13,7 @@ from lib.feedback.incoming import csv_rows
 from lib.feedback.pictures import pixels_of
 from lib.feedback.store import Store
 from lib.feedback.tasks import truth
+from lib.images.sampling import ImageSet
 
 ASKED = ["question", "prompt", "images"]  # what an answer is about
 ENOUGH = 75  # good and bad labels each, below which a reward is seldom better than chance (notebook 04: 150 labels)
@@ -30,6 +31,13 @@ class Answers:
         """Archived images of one size, uint8 [image, height, width, 3], in the order of `digests`."""
         png = dict(zip(self.images.digest, self.images.png, strict=True))
         return np.stack([pixels_of(digest, png[digest]) for digest in digests])
+
+    def shown(self) -> ImageSet:
+        """The images of `labels`, in the same order."""
+        table = self.labels()
+        names = self.images.set_index("digest").loc[table.image]
+        columns = (list(x) for x in (table.prompt, names.number, table.image))
+        return ImageSet(self.pixels(table.image), names.stream.iloc[0], *columns)
 
     def labels(self, source: str = "human") -> pd.DataFrame:
         """The plain labels (good, bad or skip), in the schema of `lib.feedback.labels`."""
