@@ -291,7 +291,7 @@ def test_no_acknowledged_answer_is_lost_or_doubled_when_writers_are_killed(store
 
     running, kills = [start(i) for i in range(writers)], 0
     while any(p.is_alive() for p in running):
-        time.sleep(rng.uniform(0.1, 1.0))
+        time.sleep(rng.uniform(0.02, 0.5))
         writing = [i for i, p in enumerate(running) if p.is_alive() and 0 < heard[i].stat().st_size < each]
         if kills < 5 and writing:
             i = rng.choice(writing)
