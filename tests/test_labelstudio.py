@@ -50,6 +50,7 @@ def test_a_configuration_shows_every_image_and_takes_every_answer(question):
     places = [x.attrib for x in root.iter("Image")]
     assert [x["value"] for x in places] == [f"$place_{i}" for i in range(1, NUMBER[question] + 1)]
     assert all(x["smoothing"] == "false" for x in places)
+    assert root.find("Style").text == ".lsf-toolbar {display: none}"  # with it the edges of images were cut off
     (choices,) = root.iter("Choices")
     assert choices.attrib["toName"] in [x["name"] for x in places]
     keys = [(x.attrib["value"], x.attrib["hotkey"]) for x in choices.iter("Choice")]
@@ -132,6 +133,28 @@ def test_what_label_studio_exported_comes_in_as_it_was_answered(store, empty, qu
     assert import_file(into, EXPORTS / f"{question}.json", "labelstudio") == 0
 
 
+@pytest.mark.parametrize("question", ["alignment", "fidelity"])
+@pytest.mark.parametrize("shown", ["AB", "BA"])
+@pytest.mark.parametrize("chosen", ["left", "right"])
+def test_the_side_that_was_chosen_is_the_one_that_was_shown_there(store, tmp_path, question, shown, chosen):
+    record = json.loads((EXPORTS / "alignment.json").read_text("utf-8"))[0]
+    record["data"] |= {"question": question, "shown": list(shown)}
+    answer(record, {"choices": [chosen]})
+    (tmp_path / "x.json").write_text(json.dumps([record]), "utf-8")
+    import_file(store, tmp_path / "x.json", "labelstudio")
+    assert store.rows().value.tolist() == [shown[chosen == "right"]]
+
+
+@pytest.mark.parametrize("place", [1, 2, 3, 4])
+def test_the_best_image_is_the_one_at_the_place_that_was_chosen(store, tmp_path, place):
+    record = json.loads((EXPORTS / "best.json").read_text("utf-8"))[0]
+    record["data"]["shown"] = ["2", "0", "3", "1"]
+    answer(record, {"choices": [str(place)]})
+    (tmp_path / "x.json").write_text(json.dumps([record]), "utf-8")
+    import_file(store, tmp_path / "x.json", "labelstudio")
+    assert store.rows().value.tolist() == ["2031"[place - 1]]
+
+
 def test_ties_and_cancelled_annotations_are_among_the_exports():
     found = [a for q in ASKED for t in json.loads((EXPORTS / f"{q}.json").read_text("utf-8")) for a in t["annotations"]]
     answers = [r["value"]["choices"][0] for a in found for r in a["result"]]
@@ -152,7 +175,7 @@ def answer(record, value):
 WRONG = [
     ("good", lambda r: r.pop("data"), "lacks 'data'"),
     ("good", lambda r: r.pop("annotations"), "lacks 'annotations'"),
-    ("good", lambda r: r.update(annotations=[7]), "annotations has '7': want objects"),
+    ("good", lambda r: r.update(annotations=[7]), "annotations has 7: want objects"),
     ("good", lambda r: r["data"].pop("images"), "lacks 'images'"),
     ("good", lambda r: r["data"].update(question="nice"), "unknown question 'nice': one of good"),
     ("good", lambda r: r["data"].update(item="odd"), "unknown item 'odd': one of plain"),
@@ -168,7 +191,7 @@ WRONG = [
     ("good", lambda r: r["annotations"].append(r["annotations"][0]), "has the rater, prompt and image of wrong.json, row 1"),
     ("good", lambda r: r["annotations"][0].update(lead_time="soon"), "seconds is 'soon': want a number"),
     ("good", lambda r: r["annotations"][0].update(created_at="soon"), "created_at is 'soon': want ISO 8601"),
-    ("good", lambda r: (r["data"].pop("rater"), r["annotations"][0].pop("completed_by")), "completed_by is 'None': want"),
+    ("good", lambda r: (r["data"].pop("rater"), r["annotations"][0].pop("completed_by")), "completed_by is None: want"),
     ("good", lambda r: r["data"].update(rater=7), "rater is 7: want a text"),
     ("alignment", lambda r: r["data"].update(shown=["A", "A"]), "want the task as it was exported"),
     ("alignment", lambda r: r["data"].update(shown=[]), "want the task as it was exported"),

@@ -13,6 +13,7 @@ from xml.sax.saxutils import quoteattr
 
 import pandas as pd
 
+from lib.feedback.answers import short
 from lib.feedback.assignments import AssignmentSpec, assign
 from lib.feedback.incoming import field
 from lib.feedback.store import Store
@@ -143,7 +144,7 @@ def read_task(record: dict) -> list[dict]:
     sides = {"left": shown[0], "right": shown[-1]}
     for one in field(record, "annotations", list):
         if not isinstance(one, dict):
-            raise ValueError(f"annotations has {str(one)[:40]!r}: want objects")
+            raise ValueError(f"annotations has {short(one)}: want objects")
         chosen = "skip" if one.get("was_cancelled") else _chosen(question, field(one, "result", list))
         value = sides.get(chosen, chosen) if question in ("alignment", "fidelity") else chosen
         value = shown[int(chosen) - 1] if question == "best" and chosen != "skip" else value
@@ -157,13 +158,13 @@ def read_task(record: dict) -> list[dict]:
 
 def _refuse(question: str) -> None:
     if question not in ASKED:
-        raise ValueError(f"unknown question {question!r}: one of {', '.join(ASKED)}")
+        raise ValueError(f"unknown question {short(question)}: one of {', '.join(ASKED)}")
 
 
 def _chosen(question: str, result: list) -> str:
     given = [r["value"]["choices"] for r in result if isinstance(r, dict) and r.get("from_name") == "answer"]
     if len(given) != 1 or len(given[0]) != 1 or given[0][0] not in CHOICES[question]:
-        raise ValueError(f"an annotation answers {str(given)[:60]}: want one of {', '.join(CHOICES[question])}")
+        raise ValueError(f"an annotation answers {short(given)}: want one of {', '.join(CHOICES[question])}")
     return given[0][0]
 
 
@@ -181,7 +182,7 @@ def _rater(who: object) -> str:
     """Annotators by the number that Label Studio gives them: a store has no names of people."""
     number = who.get("id") if isinstance(who, dict) else who
     if not isinstance(number, int):
-        raise ValueError(f"completed_by is {str(who)[:40]!r}: want the number of an annotator")
+        raise ValueError(f"completed_by is {short(who)}: want the number of an annotator")
     return f"annotator-{number}"
 
 
@@ -191,4 +192,4 @@ def _utc(text: object) -> str:
     try:
         return datetime.fromisoformat(str(text)).astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     except ValueError as error:
-        raise ValueError(f"created_at is {str(text)[:40]!r}: want ISO 8601") from error
+        raise ValueError(f"created_at is {short(text)}: want ISO 8601") from error
