@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lib.feedback.answers import Answer
-from lib.feedback.exchange import export_file, export_store, import_file, import_store
+from lib.feedback.answers import COLUMNS, QUESTIONS, Answer
+from lib.feedback.exchange import READ, export_file, export_store, import_file, import_store
 from lib.feedback.formats import FORMATS, csv_of
-from lib.feedback.store import Store
+from lib.feedback.store import IMAGES, Store
+from lib.ground.paths import DATA
 from lib.images.sampling import ImageSet, image_digest
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 10, 3), dtype=np.uint8)
@@ -262,6 +263,8 @@ WRONG = [
     ("labels", a_csv(ROW, "0.png,a dog,ann,bad"), "row 3: has the rater, prompt and image of wrong, row 2"),
     ("labels", a_csv(f"{DIGESTS[0]},there before,ann,bad"), "has answered .* with 'good': to correct it, replace"),
     ("labels", a_csv("0.png,a dog,ann,undone"), "undone"),
+    ("labels", a_csv(f"0.png,a dog,ann,{'x' * 10_000}"), "unknown value 'xxx"),
+    ("labels", a_csv('0.png,a dog,ann,"good\nbad"'), "unknown value 'good.nbad'"),
     # prompts
     ("labels", a_csv("0.png,<script>alert(1)</script>,ann,good"), "row 2: prompt has markup at '<script>alert"),
     ("labels", a_csv('0.png,"a dog <img src=x onerror=alert(1)>",ann,good'), "has markup at '<img src"),
@@ -289,21 +292,21 @@ WRONG = [
     ("hpd", "[]", "has no records: want a list of at least one"),
     ("hpd", "7", "has no records"),
     ("hpd", '["a dog"]', "row 1: is 'a dog': want an object"),
-    ("hpd", '[{"prompt": NaN}]', "NaN is no number of JSON"),
+    ("hpd", '[{"prompt": NaN}]', "'NaN' is no number of JSON"),
     ("hpd", '[{"prompt": "a", "prompt": "b"}]', "'prompt' is there twice in one object: want it once"),
     ("hpd", "[" * 100_000, "nested too deeply|want JSON"),
     ("textnorm", '{"0.png": {"image": "0.png"}, "0.png": {"image": "0.png"}}', "'0.png' is there twice in one object"),
     ("textnorm", {"a": TEXTNORM["0.png"], "b": TEXTNORM["0.png"]}, "record 'b': has the rater, prompt and image of"),
-    ("textnorm", {"a": TEXTNORM["0.png"] | {"human_labels": [1, 2, 0]}}, "'a': unknown human label '2': one of 1, 0"),
-    ("textnorm", {"a": TEXTNORM["0.png"] | {"human_labels": [True]}}, "unknown human label 'True'"),
+    ("textnorm", {"a": TEXTNORM["0.png"] | {"human_labels": [1, 2, 0]}}, "'a': unknown human label 2: one of 1, 0"),
+    ("textnorm", {"a": TEXTNORM["0.png"] | {"human_labels": [True]}}, "unknown human label True"),
     ("textnorm", {"a": TEXTNORM["0.png"] | {"human_labels": []}}, "human_labels is empty"),
     ("textnorm", {"a": {"image": "0.png", "human_labels": [1]}}, "lacks 'caption'"),
     ("kto", KTO.replace("exclusive_win", "won"), "row 2: unknown label 'won': one of exclusive_win"),
     ("hpd", changed(HPD, human_preference=3), "human_preference is 3: want the number of one of 3 images"),
-    ("hpd", changed(HPD, human_preference=True), "human_preference is 'True': want a whole number"),
+    ("hpd", changed(HPD, human_preference=True), "human_preference is True: want a whole number"),
     ("hpd", changed(HPD, human_preference="1"), "want a whole number"),
     ("hpd", changed(HPD, file_path="0.png"), "file_path is '0.png': want a list"),
-    ("hpd", changed(HPD, file_path=[0, 1, 2]), "file_path has '0': want names"),
+    ("hpd", changed(HPD, file_path=[0, 1, 2]), "file_path has 0: want names"),
     ("hpd", changed(HPD, file_path=["0.png"], human_preference=0), "about 1 images: want two or more"),
     ("hpd", changed(HPD, user_hash=...), "row 1: lacks 'user_hash'"),
     ("hpd2", changed(HPD2, human_preference=[1, 1]), "want a single 1"),
@@ -311,13 +314,14 @@ WRONG = [
     ("hpd2-test", changed(HPD2_TEST, raw_annotations=[7]), "want objects of rank"),
     ("hpd2-test", changed(HPD2_TEST, raw_annotations=HPD2_TEST[0]["raw_annotations"][:1] * 2), "keep one"),
     ("hpd2-test", changed(HPD2_TEST, rank=[1]), "want 2 whole numbers"),
+    ("imagereward", changed(REWARD, generations=[], ranking=[]), "row 1: names no image: want"),
     ("imagereward", changed(REWARD, ranking=[1, 2]), "ranking is .* want 3 whole numbers"),
     ("imagereward", changed(REWARD, ranking=[1, 2, -1]), "row 1: unknown value '1 2 -1'"),
     # Parquet
     ("pickapic", b"PAR1 and no more", "cannot be read as Parquet: want an undamaged"),
     ("pickapic", lambda p: pickapic(p, jpg_0=None), "lacks the column 'jpg_0'"),
     ("pickapic", lambda p: pickapic(p, label_0=[1.0, 1.0, 0.5]), "row 2: unknown pair of labels"),
-    ("pickapic", lambda p: pickapic(p, label_0=[1.0, None, 0.5]), "row 2: label_0 is 'None': want"),
+    ("pickapic", lambda p: pickapic(p, label_0=[1.0, None, 0.5]), "row 2: label_0 is None: want"),
     ("pickapic", lambda p: pickapic(p, jpg_1=[png(1), b"no image", png(1)]), "row 2: the image cannot be read"),
     ("pickapic", lambda p: pickapic(p, caption=["a dog", "", "a dog"]), "row 2: prompt is ''"),
     ("pickapic", lambda p: pickapic(p, user_id=[7, 7, 9]), "row 2: has the rater, prompt and image of wrong, row 1"),
@@ -427,3 +431,43 @@ def test_an_image_that_is_not_of_its_digest_is_refused(store, empty, tmp_path, k
 def test_a_folder_without_an_export_is_named(empty, tmp_path):
     with pytest.raises(FileNotFoundError, match="no images.csv in"):
         import_store(empty, tmp_path)
+
+
+# ---- the datasheet, and other readers ------------------------------------------------------------------------------
+
+SHEET = (DATA / "labels" / "README.md").read_text("utf-8")
+
+
+def described(part):
+    """The first column of a part's table."""
+    return re.findall(r"^\| (`.*?) \|", SHEET.split(f"\n## {part}")[1].split("\n## ")[0], re.M)
+
+
+def test_the_datasheet_describes_every_column(store, tmp_path):
+    assert [x.strip("`") for x in described("`answers`")] == list(COLUMNS)
+    assert [x.strip("`") for x in described("`images`")] == list(IMAGES)
+    store.add_all(several(random.Random(0), "good", 5))
+    export_store(store, tmp_path, "parquet")
+    export_store(store, tmp_path, "csv")
+    for name, columns in (("answers", COLUMNS), ("images", IMAGES)):
+        assert pq.read_schema(tmp_path / f"{name}.parquet").names == list(columns)
+        head = (tmp_path / f"{name}.csv").read_text("utf-8").partition("\n")[0].split(",")
+        assert head == [c for c in columns if c != "png"]
+
+
+def test_the_datasheet_describes_every_question_and_format():
+    assert re.findall(r"`(\w+)`", " ".join(described("Questions"))) == list(QUESTIONS)
+    assert re.findall(r"`([\w-]+)`", " ".join(described("In and out"))) == ["parquet", "csv", *READ]
+
+
+def test_datasets_reads_the_exports(store, tmp_path):
+    datasets = pytest.importorskip("datasets", reason="the library datasets is not part of this study's environment")
+    store.add_all(several(random.Random(0), "best", 20, seconds=1.5))
+    export_store(store, tmp_path, "parquet")
+    for name, table in (("answers", store.rows(current=False)), ("images", store.images())):
+        file, cache = str(tmp_path / f"{name}.parquet"), str(tmp_path / "cache")
+        found = datasets.load_dataset("parquet", data_files=file, cache_dir=cache)["train"]
+        assert found.column_names == list(table) and len(found) == len(table) > 0
+        for column in table:
+            given = [list(x) if isinstance(x, tuple) else None if x != x else x for x in table[column]]
+            assert list(found[column]) == given

@@ -269,7 +269,7 @@ def test_a_process_that_holds_the_store_is_waited_for_and_then_named(store, path
 def write(path, rater, count, heard):
     """A writer: `count` answers, each noted in the file `heard` once it was acknowledged; goes on after those noted."""
     done = heard.stat().st_size if heard.exists() else 0
-    with Store.open(path) as store, heard.open("ab", buffering=0) as file:
+    with Store.open(path, wait=600) as store, heard.open("ab", buffering=0) as file:
         for i in range(done, count):
             given = said(rater=rater, prompt=f"Prompt {i}", id=uuid.uuid5(uuid.NAMESPACE_OID, f"{rater} {i}").hex)
             store.add(**given)

@@ -77,15 +77,15 @@ class Answer:
 
     def _check_forms(self) -> None:
         if self.item not in ITEMS:
-            raise ValueError(f"unknown item {self.item!r}: one of {', '.join(ITEMS)}")
+            raise ValueError(f"unknown item {short(self.item)}: one of {', '.join(ITEMS)}")
         if self.seconds is not None and not (isinstance(self.seconds, float) and 0 <= self.seconds < math.inf):
-            raise ValueError(f"seconds is {self.seconds!r}: want a number of 0 or more")
+            raise ValueError(f"seconds is {short(self.seconds)}: want a number of 0 or more")
         if self.time and not _is_utc(self.time):
-            raise ValueError(f"time is {self.time!r}: want ISO 8601 in UTC, such as 2023-02-23T12:00:00Z")
+            raise ValueError(f"time is {short(self.time)}: want ISO 8601 in UTC, such as 2023-02-23T12:00:00Z")
         for name, texts, digits in (("image", self.images, 64), ("id", (self.id,), 32), ("replaces", (self.replaces,), 32)):
             for text in texts:
                 if not (re.fullmatch(f"[0-9a-f]{{{digits}}}", text or "") or name == "replaces" and text is None):
-                    raise ValueError(f"{name} is {text!r}: want {digits} hexadecimal digits")
+                    raise ValueError(f"{name} is {short(text)}: want {digits} hexadecimal digits")
 
 
 COLUMNS = tuple(f.name for f in fields(Answer))
@@ -114,10 +114,15 @@ def standing(table: pd.DataFrame) -> pd.DataFrame:
     return kept[kept.value != UNDONE].sort_index().reset_index(drop=True)
 
 
+def short(value: object) -> str:
+    """A value as an error shows it: in one line, and not all of it if it is long."""
+    return repr(value if len(str(value)) <= 80 else str(value)[:80])
+
+
 def plain_text(name: str, text: object, limit: int = NAME) -> str:
     """`text` unchanged, if it is not empty, not long, and shows as what it is on a page. Raises ValueError otherwise."""
     if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"{name} is {text!r}: want a text that is not empty")
+        raise ValueError(f"{name} is {short(text)}: want a text that is not empty")
     if len(text) > limit:
         raise ValueError(f"{name} has {len(text):,} characters, beginning {text[:20]!r}: want at most {limit:,}")
     if markup := re.search(r"<[A-Za-z/!?]", text):
@@ -130,13 +135,13 @@ def plain_text(name: str, text: object, limit: int = NAME) -> str:
 def check_value(question: str, value: str, images: int) -> None:
     """Raise ValueError unless the value answers the question on that number of images."""
     if question not in QUESTIONS:
-        raise ValueError(f"unknown question {question!r}: one of {', '.join(QUESTIONS)}")
+        raise ValueError(f"unknown question {short(question)}: one of {', '.join(QUESTIONS)}")
     wanted = {"good": images == 1, "best": images > 1, "rank": images > 1}.get(question, images > 1 and images % 2 == 0)
     if not wanted:
         number = {"good": "one", "best": "two or more", "rank": "two or more"}.get(question, "an even number of them")
         raise ValueError(f"the question {question!r} is about {images} images: want {number}")
     if value not in ("skip", UNDONE) and not _answers(question, value, images):
-        raise ValueError(f"unknown value {value!r} of {question!r} on {images} images: want {QUESTIONS[question]}")
+        raise ValueError(f"unknown value {short(value)} of {question!r} on {images} images: want {QUESTIONS[question]}")
 
 
 def _answers(question: str, value: str, images: int) -> bool:

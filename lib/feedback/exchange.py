@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lib.feedback.answers import COLUMNS, Answer, answers_of
+from lib.feedback.answers import COLUMNS, Answer, answers_of, short
 from lib.feedback.formats import FORMATS, Format, csv_of
 from lib.feedback.incoming import Pictures, Refused, Row, content, csv_rows, json_rows, parquet_rows
 from lib.feedback.labelstudio import ASKED, read_task
@@ -55,6 +55,8 @@ def import_file(
             number, given = fields.pop("number", None), fields.pop("digests", None)
             if fields.get("rater") is None:
                 fields["rater"] = f"{rater}-{number}" if number else rater
+            if not fields["images"]:
+                raise ValueError("names no image: want at least one")
             fields["images"], pictures = zip(*(find(image, fields["prompt"]) for image in fields["images"]), strict=True)
             if given and tuple(given) != fields["images"]:
                 raise ValueError("an image has other pixels than its digest says: want the task as it was exported")
@@ -109,7 +111,7 @@ def _add(store: Store, rows: Iterable[Row], convert: Callable[[dict], Iterator[A
     except ValueError as error:
         raise Refused(f"{where}: {error}") from error
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise Refused(f"{where}: {error!r}: want a row as the format has it") from error
+        raise Refused(f"{where}: {short(error)}: want a row as the format has it") from error
     return store.count() - before
 
 
@@ -198,7 +200,7 @@ def _value(name: str, text):
         try:
             return tuple(json.loads(text))
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{name} is {text[:40]!r}: want a list in JSON") from error
+            raise ValueError(f"{name} is {short(text)}: want a list in JSON") from error
     if name == "seconds" and isinstance(text, str) and re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", text, re.A):
         return float(text)
     return None if name in ("seconds", "replaces") and text == "" else text

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.stats import rankdata
 
-from lib.feedback.answers import Answer
+from lib.feedback.answers import Answer, short
 from lib.feedback.incoming import Row, csv_rows, field, json_rows, parquet_rows
 
 TEXTNORM = {"good": 1, "bad": 0, "skip": -1}
@@ -48,14 +48,14 @@ def _name(digest: str) -> str:
 def _names(record: dict, name: str) -> list[str]:
     found = field(record, name, list)
     if strange := [x for x in found if not isinstance(x, str)]:
-        raise ValueError(f"{name} has {str(strange[0])[:40]!r}: want names of images")
+        raise ValueError(f"{name} has {short(strange[0])}: want names of images")
     return found
 
 
 def _numbers(record: dict, name: str, images: int) -> list[int]:
     found = field(record, name, list)
     if len(found) != images or any(not isinstance(x, int) or isinstance(x, bool) for x in found):
-        raise ValueError(f"{name} is {str(found)[:40]}: want {images} whole numbers, one an image")
+        raise ValueError(f"{name} is {short(found)}: want {images} whole numbers, one an image")
     return found
 
 
@@ -63,7 +63,7 @@ def _key(known: dict, value, name: str) -> str:
     for key, own in known.items():
         if value == own and not isinstance(value, bool):
             return key
-    raise ValueError(f"unknown {name} {str(value)[:40]!r}: one of {', '.join(map(str, known.values()))}")
+    raise ValueError(f"unknown {name} {short(value)}: one of {', '.join(map(str, known.values()))}")
 
 
 def _json(records: list | dict) -> bytes:
@@ -101,7 +101,7 @@ def _write_textnorm(answers: list[Answer], png: Callable) -> bytes:
         name = _name(a.images[0])
         record = found.setdefault(name, {"image": name, "caption": a.prompt, "human_labels": []})
         if record["caption"] != a.prompt:
-            raise ValueError(f"image {a.images[0][:12]} has labels for two prompts, and TextNorm holds one: want the format labels")
+            raise ValueError(f"image {a.images[0][:12]} has labels for two prompts, and TextNorm holds one: take labels")
         record["human_labels"].append(TEXTNORM[a.value])
     return _json(found)
 
@@ -125,7 +125,7 @@ def _read_hpd(record: dict) -> list[dict]:
     images = _names(record, "file_path")
     given = {"prompt": field(record, "prompt", str), "images": images, "rater": field(record, "user_hash", str)}
     if not 0 <= (best := field(record, "human_preference", int)) < len(images):
-        raise ValueError(f"human_preference is {best}: want the number of one of {len(images)} images, from 0")
+        raise ValueError(f"human_preference is {short(best)}: want the number of one of {len(images)} images, from 0")
     return [given | {"value": best}]
 
 
@@ -141,7 +141,7 @@ def _read_hpd2(record: dict) -> list[dict]:
     images = _names(record, "file_path")
     chosen = _numbers(record, "human_preference", len(images))
     if sorted(chosen) != [0] * (len(images) - 1) + [1]:
-        raise ValueError(f"human_preference is {chosen}: want a single 1, for the preferred image, and 0 for others")
+        raise ValueError(f"human_preference is {short(chosen)}: want a single 1, for the preferred image, and 0 for others")
     return [{"prompt": field(record, "prompt", str), "images": images, "value": chosen.index(1)}]
 
 
@@ -158,7 +158,7 @@ def _read_hpd2_test(record: dict) -> list[dict]:
     _numbers(record, "rank", len(images))
     for one in field(record, "raw_annotations", list):
         if not isinstance(one, dict):
-            raise ValueError(f"raw_annotations has {str(one)[:40]!r}: want objects of rank and user_hash")
+            raise ValueError(f"raw_annotations has {short(one)}: want objects of rank and user_hash")
         ranks = _numbers(one, "rank", len(images))
         found.append({"prompt": field(record, "prompt", str), "images": images, "rater": field(one, "user_hash", str),
                       "value": " ".join(map(str, ranks))})  # fmt: skip

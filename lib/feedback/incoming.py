@@ -4,12 +4,14 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lib.feedback.answers import short
 from lib.feedback.pictures import decoded
 from lib.feedback.store import Picture, Store
 from lib.images.sampling import ImageSet, image_digest
@@ -67,21 +69,25 @@ def _has(path: Path, columns: Sequence[str], head: Sequence[str]) -> None:
         sign = next((s for s, other in (("semicolons", ";"), ("tabs", "\t")) if len(head) == 1 and other in head[0]), None)
         why = f"separates its columns by {sign}" if sign else f"lacks the column {missing[0]!r}"
         raise Refused(f"{path.name} {why}: want {','.join(columns)}, separated by commas")
-    if len(set(head)) < len(head):
-        raise Refused(f"{path.name} has the column {next(x for x in head if list(head).count(x) > 1)!r} twice: want it once")
+    if twice := _twice(head):
+        raise Refused(f"{path.name} has the column {twice} twice: want it once")
+
+
+def _twice(names: Sequence[str]) -> str:
+    """The first of the names that is there twice, if any."""
+    return next((short(x) for x, count in Counter(names).items() if count > 1), "")
 
 
 def json_of(path: Path):
     """What a JSON file says; a name that is there twice in one object, NaN and Infinity are refused."""
 
     def once(pairs: list[tuple[str, object]]) -> dict:
-        if len(found := dict(pairs)) < len(pairs):
-            names = [name for name, _ in pairs]
-            raise ValueError(f"{next(x for x in names if names.count(x) > 1)!r} is there twice in one object: want it once")
-        return found
+        if twice := _twice([name for name, _ in pairs]):
+            raise ValueError(f"{twice} is there twice in one object: want it once")
+        return dict(pairs)
 
     def number(text: str) -> None:
-        raise ValueError(f"{text} is no number of JSON: want a finite number")
+        raise ValueError(f"{short(text)} is no number of JSON: want a finite number")
 
     try:
         return json.loads(text_of(path), object_pairs_hook=once, parse_constant=number)
@@ -100,9 +106,9 @@ def json_rows(path: Path) -> Iterator[Row]:
     if not named or not found:
         raise Refused(f"{path.name} has no records: want a list of at least one")
     for key, record in named:
-        where = f"{path.name}, " + (f"row {key}" if isinstance(key, int) else f"record {key[:80]!r}")
+        where = f"{path.name}, " + (f"row {key}" if isinstance(key, int) else f"record {short(key)}")
         if not isinstance(record, dict):
-            raise Refused(f"{where}: is {str(record)[:40]!r}: want an object with named fields")
+            raise Refused(f"{where}: is {short(record)}: want an object with named fields")
         yield where, record
 
 
@@ -132,7 +138,7 @@ def field(record: dict, name: str, kind: type | tuple[type, ...]):
     if not isinstance(value, kind) or isinstance(value, bool):
         kinds = {str: "a text", list: "a list", dict: "an object", int: "a whole number", bytes: "an image's bytes"}
         wanted = " or ".join(kinds.get(k, "a number") for k in (kind if isinstance(kind, tuple) else (kind,)))
-        raise ValueError(f"{name} is {str(value)[:40]!r}: want {wanted}")
+        raise ValueError(f"{name} is {short(value)}: want {wanted}")
     return value
 
 
@@ -175,14 +181,14 @@ class Pictures:
         raise ValueError(f"no image has the digest {digest[:12]}: want one of the store, the set or the folder images")
 
     def _file(self, name: str, prompt: str) -> tuple[str, list[Picture]]:
-        pixels = decoded(content(self.path_of(name), IMAGE), f"image {name[:80]!r}")
+        pixels = decoded(content(self.path_of(name), IMAGE), f"image {short(name)}")
         return (digest := image_digest(pixels)), [(digest, (name, prompt, 0), pixels)]
 
     def path_of(self, name: str) -> Path:
         """The path of an image's file; raises ValueError if it is not there, or elsewhere."""
         if not name or name[0] in "/~" or re.search(r"[\\:\x00-\x1f]|(^|/)\.\.(/|$)", name):
-            raise ValueError(f"image {name[:80]!r} is no name of a file in the folder: want one such as 'images/1.png'")
+            raise ValueError(f"image {short(name)} is no name of a file in the folder: want one such as 'images/1.png'")
         path = (self.folder / name).resolve()
         if not path.is_relative_to(self.folder) or not path.is_file():
-            raise ValueError(f"no image {name[:80]!r} in the folder {self.folder.name}: put it there, or name its folder")
+            raise ValueError(f"no image {short(name)} in the folder {self.folder.name}: put it there, or name its folder")
         return path
