@@ -6,5 +6,5 @@ images    from prompts to images and what is measured in them: networks, models,
 feedback  judges, labels, panel, votes, tallies, taste, choices; of people: answers, assignments, store, tasks, sessions
 methods   training; reward, ensemble, denoising, finetune, arithmetic, preference, adaptation; rejection, ablation, choosing
 study     the stages that notebooks ask for by name: common, lee (LeeStudy), tuning, voting, users, wu (WuStudy); ahead
-desk      figures, charts, planes, report, claims, labelling; run, beside, gallery, publish, site, export, pack, campaign, bench
+desk      figures, charts, planes, report, claims, labelling; run, beside, publish, site; export, pack, campaign; bench
 """

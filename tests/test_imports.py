@@ -79,7 +79,7 @@ UNMAPPED = {
     "ground": {"checks", "domains"},
     "feedback": {"pictures", "incoming", "exchange", "formats", "labelstudio"},
     "methods": {"lessons"},
-    "desk": {"environment", "fence", "fresh", "parameters", "readme", "widget"},
+    "desk": {"environment", "fence", "fresh", "gallery", "parameters", "readme", "widget"},
 }
 
 
