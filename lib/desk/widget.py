@@ -80,9 +80,10 @@ def _screen(session: Session, screen: Screen) -> dict:
 def _groups(screen: Screen) -> list[list[str]]:
     if screen[0].question == "good":
         return [list(q.images) for q in screen]
-    order = [screen[0].images[i] for i in screen[0].shown]
-    size = 1 if screen[0].question == "best" else len(order) // 2
-    return [order[i : i + size] for i in range(0, len(order), size)]
+    images = screen[0].images
+    half = len(images) // 2
+    places = {"A": images[:half], "B": images[half:]} | {str(i): [digest] for i, digest in enumerate(images)}
+    return [list(places[place]) for place in screen[0].shown]
 
 
 def _source(pixels: np.ndarray) -> str:

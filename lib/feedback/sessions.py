@@ -156,8 +156,8 @@ def value_of(question: Question, choice: str) -> str:
     if choice not in choices(question):
         raise ValueError(f"unknown choice {choice!r} of {question.question!r}: one of {', '.join(choices(question))}")
     if choice in ("first", "second"):
-        return "AB"[(question.shown[0] >= len(question.images) // 2) ^ (choice == "second")]
-    return str(question.shown[int(choice)]) if choice.isdigit() else choice
+        return question.shown[choice == "second"]
+    return question.shown[int(choice)] if choice.isdigit() else choice
 
 
 def in_order(screens: list[Screen], again: float, rng: np.random.Generator) -> list[Screen]:

@@ -33,7 +33,7 @@ class Question:
     prompt: str
     images: tuple[str, ...]
     item: str = "plain"
-    shown: tuple[int, ...] = ()  # the place of the only image on the screen, or the index in `images` of each one shown
+    shown: tuple[str, ...] = ()  # sides, or numbers of images, in the order of the screen; of one image, its place there
 
     @property
     def about(self) -> tuple[str, str, tuple[str, ...]]:
@@ -187,16 +187,11 @@ def _scene(prompt: str, right: bool, rng: np.random.Generator) -> Scene:
 
 
 def placed(screen: Screen, rng: np.random.Generator, item: str | None = None) -> Screen:
-    """A screen as one rater sees it: images, and sides, in random places; questions about the same images see the same.
+    """A screen as one rater sees it: images, or sides, in random places; both questions about two sides see the same.
     `item` is put in place of each question's own."""
     if screen[0].question == "good":
-        return tuple(
-            replace(screen[i], shown=(place,), item=item or screen[i].item)
-            for place, i in enumerate(rng.permutation(len(screen)))
-        )
-    order = rng.permutation(len(screen[0].images))
-    if screen[0].question in COMPARED:
-        half = len(order) // 2
-        sides = [rng.permutation(half) + half * side for side in rng.permutation(2)]
-        order = np.concatenate(sides)
-    return tuple(replace(q, shown=tuple(order.tolist()), item=item or q.item) for q in screen)
+        shuffled = [screen[i] for i in rng.permutation(len(screen))]
+        return tuple(replace(q, shown=(str(place),), item=item or q.item) for place, q in enumerate(shuffled))
+    places = "AB" if screen[0].question in COMPARED else map(str, range(len(screen[0].images)))
+    shown = tuple(rng.permutation(list(places)).tolist())
+    return tuple(replace(q, shown=shown, item=item or q.item) for q in screen)
