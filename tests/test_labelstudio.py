@@ -50,6 +50,7 @@ def test_a_configuration_shows_every_image_and_takes_every_answer(question):
     places = [x.attrib for x in root.iter("Image")]
     assert [x["value"] for x in places] == [f"$place_{i}" for i in range(1, NUMBER[question] + 1)]
     assert all(x["smoothing"] == "false" for x in places)
+    assert root.find("Style").text == ".lsf-toolbar {display: none}"  # with it the edges of images were cut off
     (choices,) = root.iter("Choices")
     assert choices.attrib["toName"] in [x["name"] for x in places]
     keys = [(x.attrib["value"], x.attrib["hotkey"]) for x in choices.iter("Choice")]

@@ -268,7 +268,7 @@ def test_a_process_that_holds_the_store_is_waited_for_and_then_named(store, path
 
 def write(path, rater, count, heard):
     """A writer: `count` answers, each noted in the file `heard` once it was acknowledged; goes on after those noted."""
-    done = heard.stat().st_size if heard.exists() else 0
+    done = heard.stat().st_size
     with Store.open(path, wait=600) as store, heard.open("ab", buffering=0) as file:
         for i in range(done, count):
             given = said(rater=rater, prompt=f"Prompt {i}", id=uuid.uuid5(uuid.NAMESPACE_OID, f"{rater} {i}").hex)
@@ -281,6 +281,8 @@ def test_no_acknowledged_answer_is_lost_or_doubled_when_writers_are_killed(store
     writers, each, rng, fork = 8, 1_250, random.Random(SEED), multiprocessing.get_context("fork")
     store.close()
     heard = [tmp_path / f"heard-{i}" for i in range(writers)]
+    for file in heard:
+        file.touch()
 
     def start(i):
         process = fork.Process(target=write, args=(path, f"rater-{i}", each, heard[i]), daemon=True)
@@ -289,9 +291,10 @@ def test_no_acknowledged_answer_is_lost_or_doubled_when_writers_are_killed(store
 
     running, kills = [start(i) for i in range(writers)], 0
     while any(p.is_alive() for p in running):
-        time.sleep(rng.uniform(0.1, 1.0))
-        if kills < 5 and (alive := [i for i, p in enumerate(running) if p.is_alive()]):
-            i = rng.choice(alive)
+        time.sleep(rng.uniform(0.02, 0.5))
+        writing = [i for i, p in enumerate(running) if p.is_alive() and 0 < heard[i].stat().st_size < each]
+        if kills < 5 and writing:
+            i = rng.choice(writing)
             os.kill(running[i].pid, signal.SIGKILL)
             running[i].join()
             kills += running[i].exitcode == -signal.SIGKILL
@@ -317,6 +320,7 @@ def write_on_a_small_disk(path, heard, size):
 @pytest.mark.parametrize("size", [100_000, 101_111, 150_000])
 def test_on_a_full_disk_an_answer_is_not_acknowledged_and_the_store_opens_again(store, path, tmp_path, size):
     store.close()
+    (tmp_path / "heard").touch()
     arguments = (path, tmp_path / "heard", size)
     process = multiprocessing.get_context("fork").Process(target=write_on_a_small_disk, args=arguments)
     process.start()
