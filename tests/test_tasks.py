@@ -88,15 +88,15 @@ def test_a_few_to_label_are_spread_over_categories_and_prompts_and_part_of_more(
     shown = images(prompts.evaluation_prompts() + ["Two red dogs"], 5)
     few, more = tasks.few(shown, 20), tasks.few(shown, 40)
     assert few.digests == more.digests[:20] and len(set(more.digests)) == 40
-    assert set(Counter(more.prompts[:39]).values()) == {3}
+    assert set(Counter(more.prompts[:-3]).values()) == {2, 3}
     counts = Counter(prompts.parse(p).category for p in more.prompts)
-    assert counts.pop("combination") == 3 and max(counts.values()) - min(counts.values()) <= 3
+    assert counts.pop("combination") in (2, 3) and max(counts.values()) - min(counts.values()) <= 3
     assert tasks.few(shown, 20, seed=1).digests != few.digests
     assert set(zip(few.digests, few.prompts, strict=True)) <= set(zip(shown.digests, shown.prompts, strict=True))
 
 
 def test_a_few_are_all_up_to_three_of_a_prompt_where_there_are_not_more_and_at_least_one():
-    assert Counter(tasks.few(images(), 10_000).prompts) == dict.fromkeys(TEXTS, 3)
+    assert {p: 2 <= n <= 3 for p, n in Counter(tasks.few(images(), 10_000).prompts).items()} == dict.fromkeys(TEXTS, True)
     for count in (0, 2.5, True):
         with pytest.raises(ValueError, match=f"^count = {count} is not a whole number at least 1"):
             tasks.few(images(), count)
@@ -113,6 +113,14 @@ def test_checks_are_as_many_as_asked_and_mixed_in_with_the_images_of_their_promp
     assert {"good", "bad"} == {answer_of(found, q) for q in asked(found, "check")}
     assert len(asked(tasks.to_compare(images(), images(stream="tuned"), 0.2), "check")) == 2 * round(0.2 * len(TEXTS))
     assert len(asked(tasks.to_choose(images(), 0.2), "check")) == round(0.2 * len(TEXTS))
+
+
+def test_a_screen_with_a_check_has_as_many_images_as_others_where_there_is_room():
+    shown = tasks.few(images(prompts.evaluation_prompts()), 200)
+    found = tasks.to_label(shown, checks=0.05)
+    with_check = [screen for screen in found.screens if any(q.item == "check" for q in screen)]
+    assert len(with_check) == 10 and {len(screen) for screen in with_check} == {3}
+    assert {len(screen) for screen in found.screens} <= {1, 2, 3}
 
 
 def answer_of(found, question):

@@ -134,8 +134,9 @@ function render({ model, el }) {
         src: source, draggable: "false", alt: sources.length > 1 ? `${name}, image ${j + 1}` : name });
       const { side } = state.screen;
       const times = (wide) => `${Math.max(1, Math.floor(wide / side)) * side}px`; // each pixel as large as the next
-      image.style.setProperty("--wide", times(192));
-      image.style.setProperty("--narrow", times(128));
+      for (const [name, wide] of [["wide", 256], ["middle", 192], ["narrow", 128]]) {
+        image.style.setProperty(`--${name}`, times(wide));
+      }
       images.append(image);
     }
     made.append(caption, images);

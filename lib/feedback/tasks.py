@@ -5,7 +5,7 @@ good; which of two sets of four shows the prompt better, then which looks better
 or which of two to four images is best (Wu et al. 2023, section 3).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
@@ -21,6 +21,7 @@ from lib.world.prompts import parse
 from lib.world.scenes import BACKGROUNDS, COLOURS, OBJECTS, Scene, render
 
 TOGETHER = 3  # images on a screen that are labelled one by one
+TWO = 0.25  # the share of prompts with two images among a few: a check that joins them makes a screen like the others
 RIGHT, WRONG = "check, right", "check, wrong"  # streams of renders that show all, or nothing, of what their prompt says
 SHARE = "in [0, 1]"
 
@@ -53,7 +54,7 @@ class Tasks:
 
 
 def few(shown: ImageSet, count: int, seed: int = 0) -> ImageSet:
-    """`count` images to label, or as many as there are: up to three of a prompt, and about as many of each category of
+    """`count` images to label, or as many as there are: two or three of a prompt, and about as many of each category of
     prompts, drawn at random. Fewer are part of more. Raises ValueError unless `count` is at least 1."""
     rng, rows, by_category = rng_of(seed_of("few to label", seed)), {}, {}
     for i, prompt in enumerate(shown.prompts):
@@ -61,7 +62,7 @@ def few(shown: ImageSet, count: int, seed: int = 0) -> ImageSet:
     for prompt in rng.permutation(sorted(rows)).tolist():
         by_category.setdefault(parse(prompt).category, []).append(prompt)
     turns = [prompt for turn in zip_longest(*map(by_category.get, sorted(by_category))) for prompt in turn if prompt]
-    drawn = [i for prompt in turns for i in rng.permutation(rows[prompt])[:TOGETHER].tolist()]
+    drawn = [i for prompt in turns for i in rng.permutation(rows[prompt])[: TOGETHER - (rng.random() < TWO)].tolist()]
     if not fits(count, int, "at least 1"):
         raise ValueError(f"count = {count!r} is not {wanted(int, 'at least 1')}")
     return shown.part(drawn[:count])
@@ -69,12 +70,13 @@ def few(shown: ImageSet, count: int, seed: int = 0) -> ImageSet:
 
 def to_label(shown: ImageSet, checks: float = 0.05) -> Tasks:
     """Is each image good for its prompt? Up to three images of a prompt are on a screen; `checks` renders an image, a share
-    in [0, 1], are mixed in."""
+    in [0, 1], are mixed in, first where a screen has room, so that no smaller screen gives them away."""
     pictures, by_prompt = _pictures(shown), {}
     for prompt, digest in zip(shown.prompts, shown.digests, strict=True):
         by_prompt.setdefault(prompt, {})[digest] = Question("good", prompt, (digest,))
     asked = {prompt: list(found.values()) for prompt, found in by_prompt.items()}
-    for prompt, number in _checked(list(asked), _number(checks, len(shown))):
+    full = {prompt for prompt, questions in asked.items() if len(questions) % TOGETHER == 0}
+    for prompt, number in _checked(list(asked), _number(checks, len(shown)), full):
         right = bool(rng_of(seed_of("truth of a check", prompt, number)).integers(2))
         (digest,) = _renders(prompt, right, [number], pictures)
         asked[prompt].append(Question("good", prompt, (digest,), "check"))
@@ -152,10 +154,12 @@ def _number(share: float, of: int) -> int:
     return round(share * of)
 
 
-def _checked(prompts: list[str], count: int) -> Iterable[tuple[str, int]]:
-    """Prompts for `count` checks, drawn without replacement for as long as there are others, and the number of each."""
-    order = rng_of(seed_of("checked prompts", count)).permutation(len(prompts))
-    return [(prompts[order[i % len(order)]], i // len(order)) for i in range(count)]
+def _checked(prompts: list[str], count: int, last: Set[str] = frozenset()) -> list[tuple[str, int]]:
+    """Prompts for `count` checks, drawn without replacement for as long as there are others, and the number of each;
+    those in `last` come last."""
+    order = [prompts[i] for i in rng_of(seed_of("checked prompts", count)).permutation(len(prompts))]
+    order.sort(key=last.__contains__)
+    return [(order[i % len(order)], i // len(order)) for i in range(count)]
 
 
 def _renders(prompt: str, right: bool, numbers: Iterable[int], pictures: dict, noise: float = 0) -> list[str]:
