@@ -7,6 +7,7 @@ SIZE ?= laptop
 BUDGET =
 PATIENCE ?=
 MODEL =
+DO =
 TO =
 RUN = "$(VENV)/bin/python"
 NOTEBOOKS = $(sort $(wildcard notebooks/[0-9]*.ipynb))
@@ -23,7 +24,7 @@ ALLOW_ROOT = $(if $(filter 0,$(shell id -u)),--allow-root)
 WRITABLE_HOME = $(shell test -d "$$HOME" && test -w "$$HOME" && echo "$$HOME" || mktemp -d)
 LAB = HOME="$(WRITABLE_HOME)" JUPYTER_PREFER_ENV_PATH=1 PYTHONPATH="$$PWD" $(RUN) -m jupyterlab $(ALLOW_ROOT)
 
-.PHONY: help env test reproduce smoke publish sturdy torture notebook report browser export pack bench pretrain stale lint strip clean
+.PHONY: help env test reproduce smoke publish sturdy torture notebook report browser labelstudio campaign export pack bench pretrain stale lint strip clean
 
 help:  ## this list
 	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' Makefile
@@ -56,8 +57,15 @@ notebook: env  ## JupyterLab on notebooks/
 report: env  ## a site of the executed notebooks, reports/yours/SIZE/site/index.html
 	$(RUN) -m lib.desk.site --size "$(SIZE)"
 
-browser: env  ## the site's pages and, in JupyterLab, notebook 04 with an edit, in headless Chromium
+browser: env  ## in headless Chromium: labelling by keyboard and an edited notebook 04 in JupyterLab, and the site's pages
+	$(RUN) -m pytest -q -rs tests/browser_labelling.py
 	$(RUN) tests/browser.py
+
+labelstudio: env  ## tasks into a real Label Studio, installed apart, and annotations back (needs PyPI and Chromium)
+	$(RUN) tests/labelstudio.py
+
+campaign: env  ## merge, import or export labels of people (DO="merge all.sqlite ann.sqlite"; alone: what there is)
+	$(RUN) -m lib.desk.campaign $(DO)
 
 export: env  ## a trained model into a folder (MODEL=name TO=folder; without them: what there is)
 	$(RUN) -m lib.desk.export $(if $(MODEL),"$(MODEL)") $(if $(TO),"$(TO)") --size "$(SIZE)"

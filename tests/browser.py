@@ -22,6 +22,7 @@ import websocket
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = "04_reward_ablations.ipynb"
+ABSENT = "Chromium is not on the PATH: install it, on Debian with `apt install chromium`"
 EDITS = {'size = "laptop"': 'size = "smoke"', "flipped = 0.2": "flipped = 0.3"}
 OPEN = """(async () => {
   const panel = await jupyterapp.commands.execute('docmanager:open', {path: %s, factory: 'Notebook'});
@@ -103,15 +104,23 @@ def running(command: list[str], **options) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(30)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:  # JupyterLab, when a thread of it waits for the network
+            process.kill()
+            process.wait()
+
+
+def browser() -> str | None:
+    """The path of Chromium, if it is installed."""
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @contextlib.contextmanager
 def chromium(folder: Path) -> Iterator[Page]:
     """An empty page of a headless Chromium that keeps its profile in `folder`."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not program:
-        sys.exit("Chromium is not on the PATH: install it, on Debian with `apt install chromium`")
+    if not (program := browser()):
+        sys.exit(ABSENT)
     port = free_port()
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--remote-debugging-port={port}", f"--user-data-dir={folder}"]
     with running([program, *flags, "about:blank"]):
@@ -120,21 +129,37 @@ def chromium(folder: Path) -> Iterator[Page]:
             pages = json.load(urlopen(f"http://127.0.0.1:{port}/json/list"))
             return next((p["webSocketDebuggerUrl"] for p in pages if p["type"] == "page"), None)
 
-        yield Page(until(first, 60, "Chromium to start"))
+        page = Page(until(first, 60, "Chromium to start"))
+        with contextlib.closing(page.socket):
+            yield page
+
+
+@contextlib.contextmanager
+def jupyterlab(page: Page, folder: Path) -> Iterator[None]:
+    """JupyterLab on a folder, with settings of its own beside it, opened on the page."""
+    port, token = free_port(), secrets.token_hex()
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
+               f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",
+               "--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly",
+               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url="]  # fmt: skip
+    own = {f"JUPYTER_{kind}_DIR": str(folder.parent / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}  # not the user's
+    with running(command, env=os.environ | own | {"PYTHONPATH": str(ROOT)}):
+        until(lambda: urlopen(f"http://127.0.0.1:{port}/api").status == 200, 180, "JupyterLab to start")
+        page.open(f"http://127.0.0.1:{port}/lab?token={token}")
+        started(page)
+        yield
+
+
+def started(page: Page) -> None:
+    """Wait for JupyterLab on the page, which loads itself again on the way: no promise is waited for."""
+    until(lambda: page.run("typeof jupyterapp !== 'undefined' && (jupyterapp.started.then(() => window.begun = true), "
+                           "window.begun === true)"), 120, "the page")  # fmt: skip
 
 
 def run_in_jupyterlab(page: Page, folder: Path) -> None:
     """Open a copy of the notebook in JupyterLab, edit it, run all of it; raises RuntimeError if a cell fails."""
     shutil.copy(ROOT / "notebooks" / NOTEBOOK, folder)
-    port, token = free_port(), secrets.token_hex()
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}",
-               f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}",
-               "--LabApp.expose_app_in_browser=True"]  # fmt: skip
-    own = {f"JUPYTER_{kind}_DIR": str(folder.parent / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}  # not the user's
-    with running(command, env=os.environ | own | {"PYTHONPATH": str(ROOT)}):
-        until(lambda: urlopen(f"http://127.0.0.1:{port}/api").status == 200, 180, "JupyterLab to start")
-        page.open(f"http://127.0.0.1:{port}/lab?token={token}")
-        until(lambda: page.run("typeof jupyterapp !== 'undefined' && jupyterapp.started.then(() => true)"), 120, "the page")
+    with jupyterlab(page, folder):
         page.run(OPEN % (json.dumps(NOTEBOOK), json.dumps(EDITS)))
 
         def over() -> dict | None:

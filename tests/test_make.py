@@ -12,8 +12,8 @@ import pytest
 from lib.ground.paths import ROOT
 
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
-TARGETS = ("env", "test", "reproduce", "smoke", "publish", "sturdy", "torture", "notebook", "report", "browser", "export",
-           "pack", "bench", "pretrain", "stale", "lint", "strip", "clean")  # fmt: skip
+TARGETS = ("env", "test", "reproduce", "smoke", "publish", "sturdy", "torture", "notebook", "report", "browser",
+           "labelstudio", "campaign", "export", "pack", "bench", "pretrain", "stale", "lint", "strip", "clean")  # fmt: skip
 SPACED = "/a b/ü/venv"
 # What an outer make, or a user, may have set; and not every system has a python3.
 OTHERS = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "VENV", "SIZE", "PYTHONPATH")

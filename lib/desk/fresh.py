@@ -13,7 +13,7 @@ from lib.ground.paths import DATA, ROOT, reports
 from lib.ground.source import COMPUTING, DRAWING, code_digest, versions
 
 # Modules that affect no notebook.
-BESIDE = ("bench", "beside", "environment", "export", "fresh", "gallery", "pack", "publish", "readme", "run",
+BESIDE = ("bench", "beside", "campaign", "environment", "export", "fresh", "gallery", "pack", "publish", "readme", "run",
           "site")  # fmt: skip
 
 

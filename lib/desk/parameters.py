@@ -14,6 +14,7 @@ from lib.ground.paths import ROOT
 from lib.world.prompts import checked
 
 PROMPT = "in the study's form"  # the domain of a prompt, checked by `prompts.checked`
+PATH = "if a path is given"  # the domain of the default, or of a file or folder that is there
 _EACH = re.compile(r"\beach (?:in [\[(]|at (?:least|most) |one of )")
 
 
@@ -40,7 +41,7 @@ def kind_of(default, comment: str):
     each = bool(_EACH.search(comment)) or many and not said
     items = [] if default is ... or many != each else list(default) if many else [default]
     kinds = {type(i) for i in items}
-    if PROMPT in comment or any(c.startswith("one of ") for c in said):
+    if PROMPT in comment or PATH in comment or any(c.startswith("one of ") for c in said):
         item = str
     elif kinds and kinds <= {int, float} or any(c.startswith(("in ", "at ")) for c in said):
         item = int if kinds == {int} or "whole number" in comment else float
@@ -62,6 +63,9 @@ def check_values(source: str, values: Mapping) -> None:
             continue
         if PROMPT in comment:
             checked(value)
+        elif PATH in comment:
+            if value != default and not (isinstance(value, str) and Path(value).exists()):
+                raise ValueError(f"{name} = {value!r} is neither {default!r} nor the path of a file or folder that exists")
         elif not fits(value, kind, comment):
             example = f", such as {default!r}" if fits(default, kind, comment) else ""
             raise ValueError(f"{name} = {value!r} is not {wanted(kind, comment)}{example}")

@@ -21,10 +21,10 @@ from lib.world import prompts, web
 
 
 class Study:
-    """One size of the study on the mini models."""
+    """One size of the study on the mini models. `raters` are the simulated `panel`, or a file of labels that people gave."""
 
-    def __init__(self, size: str):
-        self.name, self.size = size, size_named(size)
+    def __init__(self, size: str, raters: str = "panel"):
+        self.name, self.size, self.raters = size, size_named(size), str(raters)
 
     def ahead(self, *wanted: tuple) -> None:
         """Make several stages at once, given as (name, *arguments) of this class, before they are requested.

@@ -16,7 +16,7 @@ from lib.ground.seeds import seed_of
 from lib.ground.sizes import SamplerSpec
 from lib.images import metrics, models, sampling
 from lib.methods import arithmetic, denoising, ensemble, finetune, rejection, reward
-from lib.study import tuning
+from lib.study import people, tuning
 from lib.study.common import Study
 from lib.world import prompts
 
@@ -102,24 +102,26 @@ class LeeStudy(Study):
 
     @cached_property
     def labels(self) -> pd.DataFrame:
-        """Two simulated labellers' labels of the labelled images."""
+        """Labels of the labelled images: by two simulated labellers, or by people."""
         return self.labels_of(0)
 
     def labels_of(self, run: int) -> pd.DataFrame:
-        """The same by the two labellers of one run."""
+        """The same by the two simulated labellers of one run; people's are the same in each."""
         images = self.labelled_images
+        if self.raters != "panel":
+            return people.labels_of(self, images)
         return panel.label_by_two(self.looks(images, "a"), sampling.load_images(images), run=run)
 
     @cached_property
     def unseen_labels(self) -> pd.DataFrame:
-        """The same two labellers' labels of images of unseen objects, never trained on."""
+        """Labels of images of unseen objects, never trained on: by the same two simulated labellers, or by people."""
+        if self.raters != "panel" and len(given := people.labels_of(self, self.unseen_images)):
+            return given
         return panel.label_by_two(self.looks(self.unseen_images, "a"), sampling.load_images(self.unseen_images))
 
     def targets(self, images: Artifact, table: pd.DataFrame) -> np.ndarray:
-        """1 good, 0 bad, NaN skipped or unlabelled, float [image]: the label of the labeller whose turn it was.
-
-        Raises ValueError on labels that match no image of the set.
-        """
+        """1 good, 0 bad, NaN skipped or unlabelled, float [image]: the label of the labeller whose turn it was. Raises
+        ValueError on labels that match no image of the set."""
         return self._first(images, table).label.map({"good": 1.0, "bad": 0.0}).astype(float).to_numpy()
 
     def _first(self, images: Artifact, table: pd.DataFrame) -> pd.DataFrame:
@@ -208,10 +210,8 @@ class LeeStudy(Study):
         return [self.sample(s.prompts, s.numbers, s.stream, None, spec) for s in shown]
 
     def finetuned(self, arm: str, spec: finetune.FinetuneSpec) -> Artifact:
-        """The U-Net of one arm: its weights after `spec.updates` and after each of `spec.keep`.
-
-        `spec.seed` is the run, which has its own labellers, reward and batches.
-        """
+        """The U-Net of one arm: its weights after `spec.updates` and each of `spec.keep`. `spec.seed` is the run, with its
+        own labellers, reward and batches."""
         if arm not in (arms := ARMS | OTHER_WEIGHTINGS | SCARCE | TRUTH | FILTERED):
             raise ValueError(f"unknown arm {arm!r}: expected one of {', '.join(arms)}")
         how = arms[arm]
