@@ -10,7 +10,7 @@ import lib
 from lib.ground.paths import ROOT
 from lib.ground.source import SOURCES, imported
 
-ORDER = ("ground", "world", "images", "feedback", "methods", "study", "desk")
+ORDER = ("ground", "world", "images", "feedback", "methods", "scale", "study", "desk")
 MODULES = [name for name in SOURCES if name.startswith("lib.") and not name.endswith("__init__")]
 READ_BY_MAKE = {"lib.desk.environment"}
 
