@@ -1,6 +1,6 @@
 """The shared code of the study. Packages import one way only, each from those above it; read them in this order:
 
-ground    what is kept, and where: paths, sizes, setups, seeds, source, memory, cache, functions, checkpoint, precision, stats
+ground    what is kept where: paths, sizes, setups, seeds, source, memory, cache, functions, checkpoint, precision, stats
 world     the emoji world and its language: scenes, prompts, perturbed, web
 images    from prompts to images and what is measured in them: networks, models, sampling, embedding, metrics
 feedback  who judges them: judges, labels, panel, votes, tallies, taste, choices
