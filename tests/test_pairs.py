@@ -15,7 +15,7 @@ from PIL import Image
 
 from lib.ground.paths import ROOT
 from lib.ground.setups import PairSource
-from lib.scale import pairs
+from lib.scale import pairs, streams
 
 
 def encode(images: np.ndarray) -> torch.Tensor:
@@ -55,10 +55,10 @@ def test_the_middle_square_is_kept_at_the_right_scale():
     wide = np.zeros((40, 120, 3), np.uint8)
     wide[:, 40:80] = 255  # the middle square is white
     Image.fromarray(wide).save(file := io.BytesIO(), "PNG")
-    shown = pairs._decoded(file.getvalue(), 20)
+    shown = streams._decoded(file.getvalue(), 20)
     assert shown.shape == (20, 20, 3) and shown[:, 2:-2].min() > 250
     Image.fromarray(wide.transpose(1, 0, 2)).save(file := io.BytesIO(), "PNG")
-    np.testing.assert_array_equal(pairs._decoded(file.getvalue(), 20), shown.transpose(1, 0, 2))
+    np.testing.assert_array_equal(streams._decoded(file.getvalue(), 20), shown.transpose(1, 0, 2))
 
 
 def test_what_cannot_be_used_is_counted_by_reason(tmp_path):
