@@ -95,6 +95,8 @@ def test_each_resize_is_that_of_its_implementation():
     torch.testing.assert_close(ready["pytorch-fid"], theirs, atol=1e-5, rtol=0)
     by_hand = np.asarray(Image.fromarray(images[1, :, :, 2].astype(np.float32)).resize((299, 299), Image.Resampling.BICUBIC))
     np.testing.assert_allclose(ready["clean-fid"][1, 2].numpy(), (by_hand - 128) / 128, atol=1e-6)
+    noise = np.random.default_rng(0).integers(0, 256, (1, 40, 40, 3), np.uint8)  # whose bicubic curve leaves [0, 255]
+    assert inception.prepared(noise, "clean-fid").min() == -1 and inception.prepared(noise, "clean-fid").max() == 127 / 128
     for one, other in (("pytorch-fid", "torch-fidelity"), ("torch-fidelity", "clean-fid"), ("clean-fid", "torchmetrics")):
         assert (ready[one] - ready[other]).abs().max() > 1e-3
     with pytest.raises(ValueError, match=r"unknown implementation 'tf': expected one of pytorch-fid, torch-fidelity, "):

@@ -186,6 +186,6 @@ def write_inception(path: Path, seed: int = 2) -> None:
     """A TorchScript file with `Whole`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
         torch.manual_seed(seed)
         torch.jit.script(Whole().eval()).save(path)

@@ -9,6 +9,7 @@ MB) or in the TorchScript form of StyleGAN and clean-fid (.pt). Implementations 
     clean-fid       Pillow's bicubic on floats (Parmar et al. 2022), (x - 128) / 128
 """
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,10 +41,10 @@ def like_tensorflow(x: torch.Tensor) -> torch.Tensor:
 
 
 def pillow_bicubic(x: torch.Tensor) -> torch.Tensor:
-    """float [image, 3, height, width] to 299 px by Pillow, one channel at a time, not rounded."""
+    """float [image, 3, height, width] to 299 px by Pillow, one channel at a time, clipped to [0, 255] but not rounded."""
     planes = x.cpu().numpy().reshape(-1, *x.shape[2:])
     resized = [np.asarray(Image.fromarray(p).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for p in planes]
-    return torch.from_numpy(np.stack(resized)).view(*x.shape[:2], SIDE, SIDE).to(x.device)
+    return torch.from_numpy(np.stack(resized).clip(0, 255)).view(*x.shape[:2], SIDE, SIDE).to(x.device)
 
 
 IMPLEMENTATIONS: dict[str, tuple[Callable, float]] = {  # resize, and the grey value that becomes 0
@@ -96,7 +97,9 @@ def load_inception(weights: Path, sha256: str = "", device: torch.device | str =
         raise ValueError(f"{weights} has SHA-256 {found}, but fidelity.sha256 says {sha256}: fetch it again")
     try:
         if weights.suffix == ".pt":
-            network = torch.jit.load(weights, map_location="cpu").layers
+            with warnings.catch_warnings():  # the published file has this form
+                warnings.simplefilter("ignore", FutureWarning)
+                network = torch.jit.load(weights, map_location="cpu").layers
         else:
             state = torch.load(weights, map_location="cpu", weights_only=True)
             network = Layers()
