@@ -1,6 +1,7 @@
 """The tiny setup has Stable Diffusion v1.5's layout, and the libraries that read the public weights read it."""
 
 import json
+from pathlib import Path
 
 import open_clip
 import pytest
@@ -9,7 +10,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from open_clip.tokenizer import SimpleTokenizer
 
-from lib.scale import blank
+from lib.feedback import labels
+from lib.ground.setups import setup_named
+from lib.scale import blank, fidelity, pairs, shards
 
 # stable-diffusion-v1-5/stable-diffusion-v1-5 on the hub, without the loose checkpoints and the *.bin twins
 PUBLISHED = {
@@ -72,3 +75,15 @@ def test_the_true_size_is_stable_diffusions():
 def test_an_unknown_shape_is_refused():
     with pytest.raises(ValueError, match=r"unknown shape 'huge': expected one of true, tiny"):
         blank.blank_parts("huge")
+
+
+def test_the_setup_names_what_is_there(folder):
+    setup = setup_named(folder / "tiny.toml")
+    assert all(
+        Path(x).exists() for x in (setup.model.source, setup.clip.source, setup.fidelity.images, setup.fidelity.weights)
+    )
+    judged = shards.opened(Path(setup.raters.images), verify=True)
+    table = labels.load(Path(setup.raters.labels))
+    labels.matched(table, judged.digests, judged.prompts, every=True)
+    assert set(table.rater) == {"ann", "bob"} and set(table.label) == set(labels.LABELS)
+    assert len(pairs.shard_paths(setup.pairs)) == 2 and len(fidelity.coco_pairs(setup.fidelity)) == 10

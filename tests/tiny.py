@@ -4,6 +4,7 @@ tiny/tiny.toml                      the setup, which names what follows
 tiny/stable-diffusion/              in Stable Diffusion v1.5's layout: 4 latent channels, PNDM, epsilon, 64 px
 tiny/clip/                          an open_clip checkpoint (the text vocabulary is CLIP's own)
 tiny/pairs/00000.tar, 00001.tar     pre-training pairs as img2dataset writes them: jpg, txt, json
+tiny/inception.pt                   a network of 6 features in the form of the TorchScript Inception
 tiny/coco/                          ten images and 50 captions, as in COCO val2014
 tiny/judged/                        the images that two raters judged, archived
 tiny/labels.parquet                 their labels
@@ -11,7 +12,9 @@ tiny/labels.parquet                 their labels
 
 import io
 import json
+import shutil
 import tarfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +23,9 @@ import torch
 from PIL import Image
 
 from lib.feedback import labels
-from lib.images.sampling import image_digest
-from lib.scale import blank
+from lib.ground.setups import FOLDER
+from lib.images.sampling import ImageSet, image_digest
+from lib.scale import blank, shards
 
 PROMPTS = ("Two blue dogs in the forest.", "A red colored apple.", "six cats in San Francisco at night.")
 JUDGED = 4  # images per prompt
@@ -29,13 +33,16 @@ PAIRS = 12  # per shard
 
 
 def write_tiny(folder: Path, safety: bool = True, extractor: str = "CLIPImageProcessor") -> Path:
-    """Make the whole setup in a folder; returns the path of its `tiny.toml`."""
+    """Make the whole setup in a folder; returns the path of its `tiny.toml`, which is data/setups/tiny.toml."""
     write_generator(folder / "stable-diffusion", safety, extractor)
     write_clip(folder / "clip")
     for shard in range(2):
         write_pairs(folder / "pairs" / f"{shard:05d}.tar", range(PAIRS * shard, PAIRS * (shard + 1)))
     write_coco(folder / "coco")
-    return folder
+    write_inception(folder / "inception.pt")
+    write_judged(folder / "judged")
+    write_labels(folder / "labels.parquet", judged().digests, judged().prompts)
+    return Path(shutil.copy(FOLDER / "tiny.toml", folder))
 
 
 def write_generator(folder: Path, safety: bool = True, extractor: str = "CLIPImageProcessor", seed: int = 0) -> None:
@@ -137,8 +144,48 @@ def write_labels(path: Path, digests, prompts) -> pd.DataFrame:
     return table
 
 
-def judged() -> tuple[list[np.ndarray], list[str], list[int], list[str]]:
-    """The images that were judged: pixels, prompts, numbers and digests."""
+def judged() -> ImageSet:
+    """The images that were judged."""
     prompts, numbers = [p for p in PROMPTS for _ in range(JUDGED)], [n for _ in PROMPTS for n in range(JUDGED)]
-    pixels = [picture(2000 + i) for i in range(len(prompts))]
-    return pixels, prompts, numbers, [image_digest(x) for x in pixels]
+    pixels = np.stack([picture(2000 + i) for i in range(len(prompts))])
+    return ImageSet(pixels, "judged", prompts, numbers, [image_digest(x) for x in pixels])
+
+
+def write_judged(folder: Path) -> None:
+    """The archive of the images that were judged, in two shards."""
+    images, half = judged(), JUDGED * len(PROMPTS) // 2
+    for shard in range(2):
+        part = images.part(list(range(half * shard, half * (shard + 1))))
+        shards.write_shard(folder, shard, part.pixels, part.stream, part.prompts, part.numbers)
+    shards.finish(folder)
+
+
+class Colours(torch.nn.Module):
+    """Six features, float [image, 6], of prepared images: random sums of the colours of their four quarters."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = torch.nn.Linear(12, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mix(torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1))
+
+
+class Whole(torch.nn.Module):
+    """What the TorchScript Inception is: a module whose `layers` take prepared images."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = Colours()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+def write_inception(path: Path, seed: int = 2) -> None:
+    """A TorchScript file with `Whole`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.manual_seed(seed)
+        torch.jit.script(Whole().eval()).save(path)

@@ -133,7 +133,7 @@ class FidelitySource:
     def __post_init__(self):
         check_fields(
             self, kind=("scenes", "coco"), count="at least 0", resolution="at least 8", shape=("stretch", "crop"),
-            jpeg_quality="in [0, 100]", implementation=("pytorch-fid", "clean-fid", "torchmetrics"),
+            jpeg_quality="in [0, 100]", implementation=("pytorch-fid", "torch-fidelity", "torchmetrics", "clean-fid"),
         )  # fmt: skip
         for name in ("images", "captions", "weights") if self.kind == "coco" else ():
             _must(self, name, getattr(self, name), getattr(self, name), "a path")
