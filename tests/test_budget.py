@@ -32,12 +32,14 @@ def test_networks_are_as_large_as_published(lee):
 def test_each_stage_counts_what_it_runs(lee):
     n, table = budget.networks(), budget.stages(lee, FULL, runs=3, models=2)
     one = n["unet"].operations
-    assert budget.image_operations(lee) == 102 * one + n["text"].operations + n["decode"].operations  # 51 steps, twice
-    plain = replace(lee, sampling=replace(lee.sampling, sampler="ddim", guidance_scale=1.0))
-    assert budget.image_operations(plain) == 50 * one + n["text"].operations + n["decode"].operations
-    some = replace(lee, sampling=replace(lee.sampling, sampler="ddim", guided=20))
-    assert budget.image_operations(some) == 70 * one + n["text"].operations + n["decode"].operations
-    assert budget.update_operations(lee, 512) == 512 * (4 * one + n["text"].operations)
+    assert (
+        budget.image_operations(n, lee.sampling) == 102 * one + n["text"].operations + n["decode"].operations
+    )  # 51 steps, twice
+    plain = replace(lee.sampling, sampler="ddim", guidance_scale=1.0)
+    assert budget.image_operations(n, plain) == 50 * one + n["text"].operations + n["decode"].operations
+    some = replace(lee.sampling, sampler="ddim", guided=20)
+    assert budget.image_operations(n, some) == 70 * one + n["text"].operations + n["decode"].operations
+    assert budget.update_operations(n, lee.training, 512) == 512 * (4 * one + n["text"].operations)
     assert table.loc["images to label", "items"] == 27_528 and table.loc["updates", "items"] == 30_000
     assert (table.total == table["items"].astype(float) * table.operations).all()
     assert table.total.idxmax() == "updates"

@@ -6,6 +6,7 @@ Multiplications and additions count as two. Hours follow from a rate that was me
 
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lib.ground.setups import ClipSource, ModelSource, Setup, is_path
+from lib.ground.setups import ClipSource, Sampling, Setup, Training, is_path
 from lib.ground.sizes import Size
 from lib.scale import blank, inception
 
@@ -32,13 +33,13 @@ class Network:
 
 
 @functools.cache
-def networks(model: str = "", resolution: int = 512) -> dict[str, Network]:
+def networks(model: str = "true", resolution: int = 512) -> dict[str, Network]:
     """U-Net, text encoder, and the autoencoder's two halves, for one image at `resolution` with one text.
 
-    `model` is a folder whose configuration to take; empty: Stable Diffusion v1's.
+    `model` is one of `blank.SHAPES` (`true`: Stable Diffusion v1's), or a folder whose configuration to take.
     """
     with torch.device("meta"):
-        parts = _configured(Path(model)) if model else blank.blank_parts("true")
+        parts = blank.blank_parts(model) if model in blank.SHAPES else _configured(Path(model))
         unet, vae, text = parts["unet"], parts["vae"], parts["text_encoder"]
         side = resolution // 2 ** (len(vae.config.block_out_channels) - 1)
         latents = torch.empty(1, unet.config.in_channels, side, side)
@@ -94,25 +95,29 @@ def _counted(network: torch.nn.Module, run) -> Network:
 # ---- stages --------------------------------------------------------------------------------------------------------
 
 
-def image_operations(setup: Setup) -> int:
-    """Operations to draw one image: each guided step runs the U-Net twice; PNDM's first step, once more."""
-    n, how = networks(_folder(setup.model), setup.sampling.resolution), setup.sampling
+def networks_of(setup: Setup) -> dict[str, Network]:
+    """The networks of a setup's model at its resolution; those of a hub name are taken to be Stable Diffusion v1's."""
+    return networks(setup.model.source if is_path(setup.model.source) else "true", setup.sampling.resolution)
+
+
+def image_operations(n: Mapping[str, Network], how: Sampling) -> int:
+    """Operations to draw one image: each guided step runs the U-Net twice; PNDM takes one step more than asked."""
     steps = how.steps + (how.sampler == "pndm")
     twice = (steps if how.guided == how.steps else how.guided) if how.guidance_scale != 1 else 0
     return (steps + twice) * n["unet"].operations + n["text"].operations + n["decode"].operations
 
 
-def update_operations(setup: Setup, batch: int) -> int:
+def update_operations(n: Mapping[str, Network], training: Training, batch: int) -> int:
     """Operations of one update of the whole U-Net on `batch` cached latents."""
-    n = networks(_folder(setup.model), setup.sampling.resolution)
-    passes = 1 + BACKWARD + setup.training.gradient_checkpointing
+    passes = 1 + BACKWARD + training.gradient_checkpointing
     return batch * (passes * n["unet"].operations + n["text"].operations)
 
 
 def stages(setup: Setup, size: Size, runs: int = 1, models: int = 2) -> pd.DataFrame:
     """Items, operations per item and in total, by stage, of one paper's main experiment; `runs` trainings, and `models`
     compared on prompts and on fidelity."""
-    n, drawn = networks(_folder(setup.model), setup.sampling.resolution), image_operations(setup)
+    n = networks_of(setup)
+    drawn = image_operations(n, setup.sampling)
     labelled = sum(p * k for p, k in zip(size.prompts, size.images, strict=True))
     pairs, real = PRETRAINING.get(setup.name, 0), setup.fidelity.count
     rows = [
@@ -121,7 +126,7 @@ def stages(setup: Setup, size: Size, runs: int = 1, models: int = 2) -> pd.DataF
         ("embeddings", labelled + size.unlabelled, clip_image(setup.clip).operations),
         ("latents of model images", labelled + size.unlabelled, n["encode"].operations),
         ("latents of pre-training pairs", pairs, n["encode"].operations),
-        ("updates", runs * size.updates, update_operations(setup, sum(size.batch))),
+        ("updates", runs * size.updates, update_operations(n, setup.training, sum(size.batch))),
         ("images to compare", models * EVALUATED * size.evaluation_images, drawn),
         ("images for fidelity", models * real, drawn),
         ("Inception features", (1 + models) * real, inception_image().operations),
@@ -135,7 +140,7 @@ def training_memory(setup: Setup, average: bool = True) -> dict[str, int]:
 
     Activations come on top: they are measured.
     """
-    n = networks(_folder(setup.model), setup.sampling.resolution)
+    n = networks_of(setup)
     trained, half = n["unet"].weights, 4 if setup.training.precision == "fp32" else 2
     state = STATE | ({"AdamW": 2} if setup.training.eight_bit_adam else {})
     kept = {name: size * trained for name, size in state.items()}
@@ -145,7 +150,7 @@ def training_memory(setup: Setup, average: bool = True) -> dict[str, int]:
 
 def room_on_disk(setup: Setup, size: Size, models: int = 2) -> dict[str, int]:
     """Bytes of images (PNG of photographs: about 1.8 bytes per pixel), of latents in half precision, and of a checkpoint."""
-    n, side = networks(_folder(setup.model), setup.sampling.resolution), setup.sampling.resolution
+    n, side = networks_of(setup), setup.sampling.resolution
     labelled = sum(p * k for p, k in zip(size.prompts, size.images, strict=True)) + size.unlabelled
     latent = 2 * 4 * (side // 8) ** 2
     return {
@@ -153,7 +158,3 @@ def room_on_disk(setup: Setup, size: Size, models: int = 2) -> dict[str, int]:
         "latents": latent * (labelled + PRETRAINING.get(setup.name, 0)),
         "one checkpoint": (STATE["weights"] + STATE["AdamW"] + 4) * n["unet"].weights,
     }
-
-
-def _folder(model: ModelSource) -> str:
-    return model.source if is_path(model.source) else ""
