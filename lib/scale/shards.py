@@ -23,7 +23,6 @@ from PIL import Image
 from lib.ground.cache import atomic_write, file_digest, save_json
 from lib.images.sampling import ImageSet, image_digest
 
-COLUMNS = ("stream", "prompt", "number", "digest")
 PER_SHARD = 256  # 512 px images: 120 MB
 
 
