@@ -12,7 +12,7 @@ def test_a_measured_step_has_the_operations_of_the_arithmetic():
     beside = measure.beside(json.loads(json.dumps(found)))
     assert beside["update counted"] == pytest.approx(1, rel=0.1)
     assert beside["image counted"] == pytest.approx(1, rel=0.1)
-    assert beside["TFLOP/s"] > 0 and 0.1 < beside["GB"] < 4
+    assert beside["GFLOP/s"] > 0 and 0.1 < beside["GB"] < 4
 
 
 def test_ours_gives_way_to_the_readers(tmp_path, monkeypatch):

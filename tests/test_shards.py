@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -99,6 +100,12 @@ def test_a_changed_byte_is_noticed(both):
     np.testing.assert_array_equal(shards.opened(folder).pixels[4], both[0].pixels[4])  # its neighbour is sound
     with pytest.raises(ValueError, match=r"00001.tar is not the shard that shards.json describes"):
         shards.opened(folder, verify=True)
+
+
+def test_an_image_in_anothers_place_is_noticed(both):
+    pixels = shards.opened(both[1]).pixels
+    with pytest.raises(ValueError, match=r"image [0-9a-f]{12} in .* is damaged"):
+        replace(pixels, digests=pixels.digests[::-1])[0]
 
 
 def test_a_killed_writer_leaves_no_shard(tmp_path):

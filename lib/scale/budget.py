@@ -26,10 +26,11 @@ PRETRAINING = {"lee-sd15": 625_000, "wu-sd14": 200_000}  # pairs, as the papers 
 
 @dataclass(frozen=True)
 class Network:
-    """Weights of one network, and the operations of one forward pass on one item."""
+    """Weights of one network, and the operations of one forward pass on one item: all, and those of attention's products."""
 
     weights: int
     operations: int
+    attention: int
 
 
 @functools.cache
@@ -89,7 +90,9 @@ def inception_image() -> Network:
 def _counted(network: torch.nn.Module, run) -> Network:
     with FlopCounterMode(display=False) as counter:
         run()
-    return Network(sum(p.numel() for p in network.parameters()), counter.get_total_flops())
+    by_kind = counter.get_flop_counts()["Global"].items()
+    products = sum(n for kind, n in by_kind if "bmm" in str(kind) or "attention" in str(kind))
+    return Network(sum(p.numel() for p in network.parameters()), counter.get_total_flops(), products)
 
 
 # ---- stages --------------------------------------------------------------------------------------------------------

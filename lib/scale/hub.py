@@ -40,6 +40,17 @@ def weight_files(variant: str) -> dict[str, str]:
     }
 
 
+def needed(model: ModelSource) -> list[str]:
+    """The files of a model that are fetched and read, as patterns."""
+    return [*CONFIGURATION, "tokenizer/*", *weight_files(model.variant).values()]
+
+
+def download_command(model: ModelSource) -> str:
+    """The shell command that fetches a model from the hub where there is a network."""
+    included = " ".join(f"'{pattern}'" for pattern in needed(model))
+    return f"hf download {model.source} --revision {model.revision} --include {included}"
+
+
 def folder_of(model: ModelSource) -> Path:
     """The folder with a model's files, fetched from the hub at the pinned commit unless they are already on disk.
 
@@ -67,9 +78,8 @@ def _fetched(model: ModelSource) -> Path:
     from huggingface_hub import errors
 
     name, commit = model.source, model.revision
-    patterns = [*CONFIGURATION, "tokenizer/*", *weight_files(model.variant).values()]
     try:
-        return Path(hub.snapshot_download(name, revision=commit, allow_patterns=patterns))
+        return Path(hub.snapshot_download(name, revision=commit, allow_patterns=needed(model)))
     except errors.GatedRepoError:
         problem = f"{name} wants its licence accepted: do that on its page, then log in with `hf auth login`"
     except errors.RevisionNotFoundError:

@@ -81,9 +81,10 @@ class Layers(torch.nn.Module):
 
 
 def _repool(block: torch.nn.Module, pool: Callable) -> None:
-    """Make the pooling branch of an Inception block, its last, pool by `pool`."""
-    whole = block._forward
-    block._forward = lambda x: [*whole(x)[:-1], block.branch_pool(pool(x))]
+    """Make the pooling branch of an Inception block pool by `pool`: its convolution gets that in place of what comes."""
+    given = []
+    block.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    block.branch_pool.register_forward_pre_hook(lambda _, args: (pool(given.pop()),))
 
 
 def load_inception(weights: Path, sha256: str = "", device: torch.device | str = "cpu") -> torch.nn.Module:

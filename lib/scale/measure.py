@@ -120,7 +120,7 @@ def beside(found: dict) -> dict:
         "shape": found["shape"],
         "update counted": found["update_operations"] / update,
         "image counted": found["image_operations"] / image,
-        "TFLOP/s": found["update_operations"] / found["update_seconds"] / 1e12,
+        "GFLOP/s": found["update_operations"] / found["update_seconds"] / 1e9,
         "GB": found["peak_bytes"] / 1e9,
     }
 
