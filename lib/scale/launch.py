@@ -89,7 +89,7 @@ def launched(
 def first_failure(work: Path, log: str, on: Machines) -> str:
     """Which process failed first and how, in words: from what processes said or, if one was killed, from the log."""
     said = {int(p.stem.split("-")[1]): json.loads(p.read_text()) for p in work.glob("error-*.json")}
-    killed = {int(r): -int(code) for r, code in re.findall(r"rank\s+: (\d+) .*\n\s*exitcode\s+: -(\d+)", log)}
+    killed = {int(r): int(code) for r, code in re.findall(r"rank\s+: (\d+) .*\n\s*exitcode\s+: -(\d+)", log)}
     killed = {r: code for r, code in killed.items() if code != signal.SIGTERM}  # that is how the launcher ends the others
     if alone := re.search(r"died with <Signals\.\w+: (\d+)>", log):
         killed[0] = int(alone[1])

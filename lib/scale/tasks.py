@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from lib.ground.cache import PARTIAL, as_json, atomic_write, load_arrays, save_arrays, save_json
+from lib.ground.cache import PARTIAL, load_arrays, save_arrays, save_json
 from lib.ground.seeds import seed_of
 from lib.ground.setups import Setup
 from lib.images.embedding import embed_images, embed_texts
@@ -22,6 +22,7 @@ from lib.scale import fidelity, hub, inception, pairs, preferring, shards, unets
 from lib.scale.drawing import Drawing, drawn
 from lib.scale.grid import Grid
 from lib.scale.halves import DTYPES, halve_frozen
+from lib.scale.streams import Tally
 from lib.scale.tuning import Upkeep
 from lib.scale.unets import Stream
 
@@ -91,9 +92,10 @@ def latents(accelerator, setup: Setup, config: dict, tell) -> None:
     if config.get("images"):
         images = shards.opened(Path(config["images"]))
         for k, _, here in _parts(accelerator, images, config, out, "latents", tell, ".json"):
-            _write_latents(out, k, encode(pipe, images.pixels[here], 8), images.prompts[here])
+            texts = images.prompts[here]
+            pairs.write_latents(out, k, encode(pipe, images.pixels[here], 8), texts, Tally(good=len(texts)))
         if accelerator.is_main_process:
-            save_json(out / "pairs.json", asdict(pairs.Tally(good=len(images))))
+            save_json(out / "pairs.json", asdict(Tally(good=len(images))))
         return
     paths = pairs.shard_paths(setup.pairs)
     for k in mine(accelerator, len(paths), lambda k: (out / f"{k:05d}.json").exists(), tell, "latents"):
@@ -119,13 +121,6 @@ def _parts(accelerator, images, config: dict, out: Path, what: str, tell, ending
     for k in mine(accelerator, -(-len(images) // size), lambda k: (out / f"{k:05d}{ending}").exists(), tell, what):
         yield k, out / f"{k:05d}{ending}", slice(k * size, min((k + 1) * size, len(images)))
     accelerator.wait_for_everyone()
-
-
-def _write_latents(folder: Path, number: int, found: torch.Tensor, texts: Sequence[str]) -> None:
-    """A shard as `lib.scale.pairs.encode_shard` writes it."""
-    save_arrays(folder / f"{number:05d}.safetensors", {"latents": found.half().cpu().numpy()})
-    atomic_write(folder / f"{number:05d}.captions", as_json(list(texts)))
-    save_json(folder / f"{number:05d}.json", asdict(pairs.Tally(good=len(texts))))
 
 
 def _out(config: dict) -> Path:
