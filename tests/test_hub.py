@@ -153,6 +153,8 @@ def test_only_what_is_needed_is_fetched(monkeypatch, folder):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     assert hub.folder_of(ModelSource("a/b", COMMIT)) == folder
     assert (asked["name"], asked["revision"]) == ("a/b", COMMIT) and UNET in asked["patterns"]
+    command = hub.download_command(ModelSource("a/b", COMMIT))
+    assert command.startswith(f"hf download a/b --revision {COMMIT} --include 'model_index.json' ")
     assert not any("safety" in p or p.endswith((".bin", ".ckpt")) for p in asked["patterns"])
 
 
