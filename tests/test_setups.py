@@ -46,6 +46,7 @@ def test_the_papers_models_are_pinned():
     lee, wu = setup_named("lee-sd15"), setup_named("wu-sd14")
     assert lee.model.on_hub and wu.model.on_hub and len(lee.model.sha256) == 3
     assert (lee.fidelity.count, lee.fidelity.resolution) == (40_504, 256)
+    assert wu.raters.choices.endswith("wu/choices.parquet") and not wu.raters.labels
     assert (lee.training.timesteps, wu.training.lora_rank, lee.training.lora_rank) == ("even", 32, None)
 
 
@@ -81,7 +82,7 @@ WRONG = {
     "[model]\nsha256 = 'a'": r"model.sha256 = 'a' is wrong: expected a table of strings",
     "[clip]\nsource = 'ViT-L-14'": r"clip.pretrained = '' is wrong: expected the name of weights for ViT-L-14, .*",
     "[raters]\nkind = 'people'": r"raters.kind = 'people' is wrong: expected one of 'panel', 'labels'",
-    "[raters]\nkind = 'labels'": r"raters.labels = '' is wrong: expected a label file \(Parquet\)",
+    "[raters]\nkind = 'labels'": r"raters.labels = '' is wrong: expected a file \(Parquet\), unless there are choices",
     "[raters]\nkind = 'labels'\nlabels = 'a'": r"raters.images = '' is wrong: expected a folder of image shards",
     "[pairs]\nkind = 'tar'": r"pairs.paths = \(\) is wrong: expected one or more paths of shards",
     "[pairs]\npaths = 'a.tar'": r"pairs.paths = 'a.tar' is wrong: expected a list of strings",

@@ -128,8 +128,20 @@ def test_judged_images_are_archived_once_and_keep_their_labels(both, tmp_path):
     labels.matched(labels.load(tmp_path / "labels.parquet"), judged.digests, judged.prompts, every=True)
     more = shards.archive(tmp_path / "judged", images, images.digests[3:8])
     assert more.digests == images.digests[:8] and len(list((tmp_path / "judged").glob("*.tar"))) == 2
+    other = ImageSet(images.pixels, "morning", images.prompts, images.numbers, images.digests)
+    with pytest.raises(ValueError, match=r"judged archives images of 'evening': keep those of 'morning' in another folder"):
+        shards.archive(tmp_path / "judged", other, images.digests)
     with pytest.raises(ValueError, match=r"1 of 2 judged images are not there to archive, such as 'ffff"):
         shards.archive(tmp_path / "judged", images, ["f" * 64, images.digests[0]])
+
+
+def test_what_a_killed_archive_left_is_not_in_the_next_one(both, tmp_path):
+    images, folder = both
+    shards.archive(tmp_path / "judged", images, images.digests[:3])
+    for number in (1, 2):  # written, and killed before the folder was closed
+        shards.write_shard(tmp_path / "judged", number, images.pixels[3:5], "evening", images.prompts[3:5], [3, 4])
+    assert shards.archive(tmp_path / "judged", images, images.digests[:6]).digests == images.digests[:6]
+    assert len(list((tmp_path / "judged").glob("*.tar"))) == 2
 
 
 def test_embeddings_and_features_work_on_it(both, tmp_path):

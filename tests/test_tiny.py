@@ -10,7 +10,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from open_clip.tokenizer import SimpleTokenizer
 
-from lib.feedback import labels
+from lib.feedback import choices, labels
 from lib.ground.setups import setup_named
 from lib.scale import blank, fidelity, pairs, shards
 
@@ -86,4 +86,6 @@ def test_the_setup_names_what_is_there(folder):
     table = labels.load(Path(setup.raters.labels))
     labels.matched(table, judged.digests, judged.prompts, every=True)
     assert set(table.rater) == {"ann", "bob"} and set(table.label) == set(labels.LABELS)
+    rows, chosen = choices.groups_of(choices.load(Path(setup.raters.choices)), judged.digests, judged.prompts)
+    assert rows.shape == (6, tiny.JUDGED) and len(chosen) == 6
     assert len(pairs.shard_paths(setup.pairs)) == 2 and len(fidelity.coco_pairs(setup.fidelity)) == 10

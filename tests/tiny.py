@@ -8,6 +8,7 @@ tiny/inception.pt                   a network of 6 features in the form of the T
 tiny/coco/                          ten images and 50 captions, as in COCO val2014
 tiny/judged/                        the images that two raters judged, archived
 tiny/labels.parquet                 their labels
+tiny/choices.parquet                one image of each prompt that each of them chose
 """
 
 import io
@@ -22,7 +23,7 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from lib.feedback import labels
+from lib.feedback import choices, labels
 from lib.ground.setups import FOLDER
 from lib.images.sampling import ImageSet, image_digest
 from lib.scale import blank, shards
@@ -42,6 +43,7 @@ def write_tiny(folder: Path, safety: bool = True, extractor: str = "CLIPImagePro
     write_inception(folder / "inception.pt")
     write_judged(folder / "judged")
     write_labels(folder / "labels.parquet", judged().digests, judged().prompts)
+    write_choices(folder / "choices.parquet", judged())
     return Path(shutil.copy(FOLDER / "tiny.toml", folder))
 
 
@@ -141,6 +143,18 @@ def write_labels(path: Path, digests, prompts) -> pd.DataFrame:
         for i, (image, prompt) in enumerate(zip(digests, prompts, strict=True)) for k, rater in enumerate(("ann", "bob"))
     ])  # fmt: skip
     labels.save(path, table)
+    return table
+
+
+def write_choices(path: Path, images: ImageSet) -> pd.DataFrame:
+    """Of the images of each prompt, the one that each of two users chose."""
+    shown = {p: [d for d, q in zip(images.digests, images.prompts, strict=True) if q == p] for p in PROMPTS}
+    table = pd.DataFrame([
+        {"prompt": p, "images": shown[p], "chosen": (i + k) % JUDGED, "user": user, "time": "2026-01-01T00:00:00",
+         "source": "human"}
+        for i, p in enumerate(PROMPTS) for k, user in enumerate(("ann", "bob"))
+    ])  # fmt: skip
+    choices.save(path, table)
     return table
 
 

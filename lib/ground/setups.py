@@ -89,13 +89,15 @@ class RaterSource:
     """Who judges: the simulated `panel`, or people: their `labels` in a file, and an archive of the `images` they saw."""
 
     kind: str = "panel"
-    labels: str = ""
+    labels: str = ""  # good, bad or skip
+    choices: str = ""  # of one image among several
     images: str = ""
 
     def __post_init__(self):
         check_fields(self, kind=("panel", "labels"))
         if self.kind == "labels":
-            _must(self, "labels", self.labels, self.labels, "a label file (Parquet)")
+            given = self.labels or self.choices
+            _must(self, "labels", self.labels, given, "a file (Parquet), unless there are choices")
             _must(self, "images", self.images, self.images, "a folder of image shards")
 
 
@@ -190,8 +192,8 @@ class Setup:
     training: Training = Training()
 
 
-PATHS = (("model", "source"), ("clip", "source"), ("raters", "labels"), ("raters", "images"), ("pairs", "paths"),
-         ("fidelity", "images"), ("fidelity", "captions"), ("fidelity", "weights"))  # fmt: skip
+PATHS = {"model": ("source",), "clip": ("source",), "raters": ("labels", "choices", "images"), "pairs": ("paths",),
+         "fidelity": ("images", "captions", "weights")}  # fmt: skip
 
 
 def setup_named(name: str | Path = "mini") -> Setup:
@@ -212,7 +214,7 @@ def setup_named(name: str | Path = "mini") -> Setup:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     base = Path(os.environ.get("STUDY_DATA") or path.parent).expanduser().absolute()
-    for part, key in PATHS:
+    for part, key in ((part, key) for part, keys in PATHS.items() for key in keys):
         value = getattr(getattr(setup, part), key)
         found = tuple(_absolute(v, base) for v in value) if isinstance(value, tuple) else _absolute(value, base)
         if key != "source" or is_path(value):

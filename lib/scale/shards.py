@@ -125,10 +125,17 @@ def written(folder: Path, number: int) -> bool:
     return (folder / f"{number:05d}.parquet").exists()
 
 
-def finish(folder: Path) -> None:
-    """Close a folder whose shards are all written; raises FileNotFoundError that names a missing one."""
+def finish(folder: Path, count: int | None = None) -> None:
+    """Close a folder whose shards are all written, `count` of them if given; what a killed process left beyond is deleted.
+
+    Raises FileNotFoundError that names a missing shard.
+    """
+    there = 1 + max((int(p.stem) for p in folder.glob("[0-9]*.tar")), default=-1)
+    for number in range(there if count is None else count, there):
+        for kind in ("tar", "parquet"):
+            (folder / f"{number:05d}.{kind}").unlink(missing_ok=True)
     shards = {}
-    for number in range(1 + max((int(p.stem) for p in folder.glob("[0-9]*.tar")), default=-1)):
+    for number in range(there if count is None else count):
         if not written(folder, number) or not (folder / f"{number:05d}.tar").exists():
             raise FileNotFoundError(f"shard {number:05d} of {folder} is missing: write all shards before closing the folder")
         table = pd.read_parquet(folder / f"{number:05d}.parquet", columns=["digest"])
@@ -139,20 +146,25 @@ def finish(folder: Path) -> None:
 def archive(folder: Path, images: ImageSet, digests: Collection[str]) -> ShardedSet:
     """Add the images with these digests to an archive, unless they are there; returns all that it then contains.
 
-    Raises ValueError if a digest is neither in the archive nor among `images`.
+    An archive has images of one stream. Raises ValueError if that of `images` is another, or if a digest is neither in the
+    archive nor among `images`.
     """
-    there = opened(folder).digests if (folder / "shards.json").exists() else []
+    before = opened(folder) if (folder / "shards.json").exists() else None
+    there = before.digests if before else []
+    if before and before.stream != images.stream:
+        raise ValueError(f"{folder} archives images of {before.stream!r}: keep those of {images.stream!r} in another folder")
     rows = {digest: row for row, digest in enumerate(images.digests)}
     new = [d for d in dict.fromkeys(digests) if d not in set(there)]
     if lost := [d for d in new if d not in rows]:
         raise ValueError(
             f"{len(lost):,} of {len(set(digests)):,} judged images are not there to archive, such as {lost[0]!r}"
         )
-    first = len(_listed(folder)) if there else 0
-    for k, start in enumerate(range(0, len(new), PER_SHARD)):
+    first = len(_listed(folder)) if before else 0
+    starts = range(0, len(new), PER_SHARD)
+    for k, start in enumerate(starts):
         part = images.part([rows[d] for d in new[start : start + PER_SHARD]])
         write_shard(folder, first + k, part.pixels, part.stream, part.prompts, part.numbers)
-    finish(folder)
+    finish(folder, first + len(starts))
     return opened(folder)
 
 
