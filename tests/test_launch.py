@@ -57,7 +57,7 @@ def made(setup, tmp_path_factory) -> dict[str, Path]:
 
 
 def tuning_config(made: dict, folder: Path) -> dict:
-    save_file({"weight": torch.linspace(0, 1, 9)}, weights := folder / "weights.safetensors")
+    save_file({"array": torch.linspace(0, 1, 9)}, weights := folder / "weights.safetensors")
     return {"model": {"latents": str(made["latents"]), "weights": str(weights)}, "spec": SPEC,
             "pretraining": {"latents": str(made["pairs"])}, "upkeep": {"every": 4, "look": 2}}  # fmt: skip
 

@@ -66,7 +66,7 @@ def test_a_worker_gets_paths_of_artifacts_files_and_arrays(setup, ran, patched, 
               "prompts": ["a"]}  # fmt: skip
     paths = stages.as_paths(config, tmp_path / "given")
     assert paths["images"] == str(tmp_path) and paths["weights"] == str(tmp_path / "unet-2.safetensors")
-    assert load_arrays(Path(paths["choices"]))["counts"].tolist() == [[2, 0]] and paths["prompts"] == ["a"]
-    assert load_arrays(Path(paths["streams"][0]["weights"]))["weight"].tolist() == [1, 1]
+    assert load_arrays(Path(paths["choices"]["counts"]))["array"].tolist() == [[2, 0]] and paths["prompts"] == ["a"]
+    assert load_arrays(Path(paths["streams"][0]["weights"]))["array"].tolist() == [1, 1]
     with pytest.raises(ValueError, match="^unknown task 'dream': expected one of sample, embed, "):
         launched_stage("dream", setup, {})

@@ -71,23 +71,16 @@ def as_digests(value):
     return value.digest if isinstance(value, Artifact) else value
 
 
-def as_paths(value, folder: Path, name: str = "weight"):
-    """A config with paths in place of artifacts and files, and of arrays, which are written under a folder. An array is
-    named `weight` in its file; a mapping of arrays alone becomes one file of them."""
+def as_paths(value, folder: Path):
+    """A config with paths in place of artifacts and files, and of arrays, which are written under a folder (as `array`)."""
     if isinstance(value, Mapping):
-        if value and all(isinstance(v, np.ndarray) for v in value.values()):
-            return _written(dict(value), folder)
         return {k: as_paths(v, folder / k) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [as_paths(v, folder / str(i)) for i, v in enumerate(value)]
     if isinstance(value, np.ndarray):
-        return _written({name: value}, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_arrays(path := folder / "array.safetensors", {"array": value})
+        return str(path)
     if isinstance(value, File):
         return str(value.artifact.path / value.name)
     return str(value.path) if isinstance(value, Artifact) else value
-
-
-def _written(arrays: dict[str, np.ndarray], folder: Path) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
-    save_arrays(folder / "arrays.safetensors", arrays)
-    return str(folder / "arrays.safetensors")
