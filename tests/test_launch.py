@@ -218,6 +218,19 @@ def test_a_process_says_what_to_do_when_gpu_memory_is_exhausted_and_knows_when_a
     assert not worker.secondary(RuntimeError("no luck")) and not worker.secondary(ValueError("Connection closed by peer"))
 
 
+def test_a_process_ends_when_the_notebook_that_launched_it_has_ended(monkeypatch):
+    said, ended = iter([b"x", b""]), []
+    monkeypatch.setattr(worker.os, "read", lambda file, count: next(said))
+    monkeypatch.setattr(worker.os, "_exit", ended.append)
+    worker.end_with_launcher()
+    assert ended == [3]
+
+
+def test_a_tracker_without_its_package_is_refused(setup):
+    with pytest.raises(ValueError, match="^the tracker wandb needs its package: install it, or choose no tracker$"):
+        worker.accelerator_of(setup_named(setup), "wandb")
+
+
 def test_processes_that_disagree_are_refused(monkeypatch):
     monkeypatch.setattr(worker, "gather_object", lambda own: ["a", "a", "b"])
     with pytest.raises(ValueError, match="^processes 0 and 2 disagree about the code: all hosts need the same files"):

@@ -87,7 +87,7 @@ def embed(accelerator, setup: Setup, config: dict, tell) -> None:
 
 
 def latents(accelerator, setup: Setup, config: dict, tell) -> None:
-    """Latents of the setup's pre-training pairs or, with `images`, of a folder of image shards with their prompts."""
+    """Latents (the posterior's mode) of the setup's pre-training pairs or of a folder of `images` in shards with prompts."""
     out, pipe = _out(config), halved(accelerator, setup, config)
     if config.get("images"):
         images = shards.opened(Path(config["images"]))
