@@ -43,6 +43,10 @@ def test_each_stage_counts_what_it_runs(lee):
     assert table.loc["images to label", "items"] == 27_528 and table.loc["updates", "items"] == 30_000
     assert (table.total == table["items"].astype(float) * table.operations).all()
     assert table.total.idxmax() == "updates"
+    wu = setup_named("wu-sd14")
+    assert budget.update_operations(n, wu.training, 40) == 40 * (3 * one + n["text"].operations)
+    assert budget.stages(wu, FULL).loc["updates", ["items", "operations"]].tolist() == [
+        10_000, budget.update_operations(n, wu.training, 40)]  # fmt: skip
 
 
 def test_memory_and_disk_are_sums(lee):
@@ -51,6 +55,7 @@ def test_memory_and_disk_are_sums(lee):
     assert memory["frozen"] == pytest.approx(2 * (123_060_480 + 83_653_863), rel=1e-3)
     less = budget.training_memory(replace(lee, training=replace(lee.training, eight_bit_adam=True, ema_offload=True)))
     assert sum(less.values()) == sum(memory.values()) - 10 * 859_520_964
+    assert budget.training_memory(setup_named("wu-sd14")) == {"frozen": memory["frozen"] + 2 * 859_520_964}
     assert budget.room_on_disk(lee, FULL)["latents"] == 32_768 * (625_000 + 27_528 + 16_000)
 
 

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lib.ground.setups import ClipSource, Sampling, Setup, Training, is_path
 from lib.ground.sizes import Size
+from lib.methods.adaptation import AdaptationSpec
 from lib.scale import blank, inception
 
 BACKWARD = 2  # a backward pass costs two forward passes; recomputing what was not stored costs one more
@@ -111,8 +112,11 @@ def image_operations(n: Mapping[str, Network], how: Sampling) -> int:
 
 
 def update_operations(n: Mapping[str, Network], training: Training, batch: int) -> int:
-    """Operations of one update of the whole U-Net on `batch` cached latents."""
-    passes = 1 + BACKWARD + training.gradient_checkpointing
+    """Operations of one update on `batch` cached latents: of the whole U-Net or, if there is a rank, of a LoRA.
+
+    A LoRA needs no gradients of the frozen weights, which are half of a backward pass; its own operations are not counted.
+    """
+    passes = 1 + (BACKWARD // 2 if training.lora_rank else BACKWARD) + training.gradient_checkpointing
     return batch * (passes * n["unet"].operations + n["text"].operations)
 
 
@@ -123,13 +127,16 @@ def stages(setup: Setup, size: Size, runs: int = 1, models: int = 2) -> pd.DataF
     drawn = image_operations(n, setup.sampling)
     labelled = sum(p * k for p, k in zip(size.prompts, size.images, strict=True))
     pairs, real = PRETRAINING.get(setup.name, 0), setup.fidelity.count
+    updates, batch = size.updates, sum(size.batch)
+    if setup.training.lora_rank:
+        updates, batch = size.adaptation_updates, sum(AdaptationSpec().batch)
     rows = [
         ("images to label", labelled, drawn),
         ("unlabelled images", size.unlabelled, drawn),
         ("embeddings", labelled + size.unlabelled, clip_image(setup.clip).operations),
         ("latents of model images", labelled + size.unlabelled, n["encode"].operations),
         ("latents of pre-training pairs", pairs, n["encode"].operations),
-        ("updates", runs * size.updates, update_operations(n, setup.training, sum(size.batch))),
+        ("updates", runs * updates, update_operations(n, setup.training, batch)),
         ("images to compare", models * EVALUATED * size.evaluation_images, drawn),
         ("images for fidelity", models * real, drawn),
         ("Inception features", (1 + models) * real, inception_image().operations),
@@ -141,14 +148,18 @@ def stages(setup: Setup, size: Size, runs: int = 1, models: int = 2) -> pd.DataF
 def training_memory(setup: Setup, average: bool = True) -> dict[str, int]:
     """Bytes that the whole U-Net's training holds whatever the batch: its weights, gradients, AdamW's state, frozen parts.
 
-    Activations come on top: they are measured.
+    Of a LoRA, only the frozen parts, with the U-Net: its own state is about a hundredth of that. Activations come on top:
+    they are measured.
     """
     n = networks_of(setup)
     trained, half = n["unet"].weights, 4 if setup.training.precision == "fp32" else 2
+    frozen = half * sum(n[part].weights for part in ("text", "encode", "decode"))
+    if setup.training.lora_rank:
+        return {"frozen": frozen + half * trained}
     state = STATE | ({"AdamW": 2} if setup.training.eight_bit_adam else {})
     kept = {name: size * trained for name, size in state.items()}
     kept |= {"average": 4 * trained} if average and not setup.training.ema_offload else {}
-    return kept | {"frozen": half * sum(n[part].weights for part in ("text", "encode", "decode"))}
+    return kept | {"frozen": frozen}
 
 
 def room_on_disk(setup: Setup, size: Size, models: int = 2) -> dict[str, int]:
