@@ -57,7 +57,7 @@ def made(setup, tmp_path_factory) -> dict[str, Path]:
 
 
 def tuning_config(made: dict, folder: Path) -> dict:
-    save_file({"weight": torch.linspace(0, 1, 9)}, weights := folder / "weights.safetensors")
+    save_file({"array": torch.linspace(0, 1, 9)}, weights := folder / "weights.safetensors")
     return {"model": {"latents": str(made["latents"]), "weights": str(weights)}, "spec": SPEC,
             "pretraining": {"latents": str(made["pairs"])}, "upkeep": {"every": 4, "look": 2}}  # fmt: skip
 
@@ -216,6 +216,19 @@ def test_a_process_says_what_to_do_when_gpu_memory_is_exhausted_and_knows_when_a
     assert worker.in_one_line(ValueError("a\n b")) == "a b" and worker.in_one_line(KeyError("x")) == "KeyError: 'x'"
     assert worker.secondary(RuntimeError("[/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:1"))
     assert not worker.secondary(RuntimeError("no luck")) and not worker.secondary(ValueError("Connection closed by peer"))
+
+
+def test_a_process_ends_when_the_notebook_that_launched_it_has_ended(monkeypatch):
+    said, ended = iter([b"x", b""]), []
+    monkeypatch.setattr(worker.os, "read", lambda file, count: next(said))
+    monkeypatch.setattr(worker.os, "_exit", ended.append)
+    worker.end_with_launcher()
+    assert ended == [3]
+
+
+def test_a_tracker_without_its_package_is_refused(setup):
+    with pytest.raises(ValueError, match="^the tracker wandb needs its package: install it, or choose no tracker$"):
+        worker.accelerator_of(setup_named(setup), "wandb")
 
 
 def test_processes_that_disagree_are_refused(monkeypatch):

@@ -1,22 +1,27 @@
 """Training at scale is the training of the miniature, whatever the micro-batches, the number of processes and the memory."""
 
+import copy
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from lib.ground.setups import Training
-from lib.methods import adaptation, denoising, finetune
+from lib.methods import adaptation, denoising, finetune, preference
 from lib.methods.adaptation import AdaptationSpec
 from lib.methods.denoising import NO_CAPTION
 from lib.methods.finetune import FinetuneSpec
-from lib.scale import draws, tuning, unets
-from lib.scale.drawing import Drawing
+from lib.methods.preference import PreferenceSpec
+from lib.scale import draws, preferring, tuning, unets
+from lib.scale.drawing import Drawing, drawn
 from lib.scale.grid import Grid
+from lib.scale.halves import halve_frozen
 from lib.scale.tuning import Upkeep
 from lib.scale.unets import Stream
 
@@ -52,7 +57,7 @@ def in_float32(monkeypatch):
     monkeypatch.setattr(denoising, "autocast", nullcontext)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def accelerator():
     return Accelerator(cpu=True)
 
@@ -185,6 +190,62 @@ def test_validation_images_depend_on_their_prompt_alone_and_training_goes_on_as_
     images = [tmp_path / n / "_partial" / "out" / "validation" for n in ("two", "other order")]
     assert sorted(p.name for p in images[0].iterdir()) == ["00000002-00.png", "00000002-01.png"]
     assert (images[0] / "00000002-01.png").read_bytes() == (images[1] / "00000002-00.png").read_bytes()
+
+
+def random_clip(seed=0):
+    """An open_clip model of tiny shape, a preprocessing for 32 px and a tokenizer."""
+    import open_clip
+
+    text = {"context_length": 16, "vocab_size": 49_408, "width": 16, "heads": 2, "layers": 2}
+    vision = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        clip = open_clip.CLIP(embed_dim=24, vision_cfg=vision, text_cfg=text)
+    preprocess = open_clip.image_transform(32, is_train=False)
+    return clip, preprocess, lambda texts: open_clip.SimpleTokenizer(context_length=16)(texts)
+
+
+@pytest.mark.parametrize("micro_batch", [0, 2])
+def test_a_preference_classifier_at_scale_is_that_of_the_miniature(micro_batch, accelerator, tmp_path, monkeypatch):
+    monkeypatch.setattr(preference, "autocast", nullcontext)
+    rng = np.random.default_rng(0)
+    pixels, prompts = rng.integers(0, 256, (20, 32, 32, 3), np.uint8), [TEXTS[i // 4 % 4] for i in range(20)]
+    rows = np.arange(20).reshape(5, 4)
+    rows[1, 3], counts = -1, rng.integers(1, 4, (5, 4)) * (rows >= 0)
+    spec = PreferenceSpec(epochs=3, batch=3, learning_rate=1e-3, image_share=0.5, text_share=0.5)
+    mini = preference.train_preference(*random_clip(), pixels, prompts, rows, counts, spec).state_dict()
+    training = replace(TRAINING, micro_batch=micro_batch)
+    preferring.tune(accelerator, *random_clip(), pixels, prompts, rows, counts, spec, training, tmp_path, QUIET)
+    found = load_file(tmp_path / "_partial" / "out" / "open_clip_model.safetensors")
+    assert off(found, mini, random_clip()[0].state_dict()) < 5e-3
+
+
+def test_networks_in_half_precision_look_like_float32_from_outside(make_pipe):
+    from lib.images import sampling
+
+    whole, half = make_pipe(), copy.deepcopy(make_pipe())
+    halve_frozen(half, torch.bfloat16, unet=True)
+    assert {p.dtype for m in (half.unet, half.vae, half.text_encoder) for p in m.parameters()} == {torch.bfloat16}
+    images = [next(drawn(pipe, ["a red dog"], [3], Drawing(3.0, 2, 2), 1)).astype(float) for pipe in (whole, half)]
+    latents = [sampling.encode(pipe, images[0][None].astype(np.uint8)) for pipe in (whole, half)]
+    assert latents[1].dtype == torch.float32 and 0 < (latents[0] - latents[1]).abs().mean() < 0.1 * latents[0].std()
+    assert 0 < abs(images[0] - images[1]).mean() < 5
+
+
+def test_trained_weights_stay_float32_where_the_rest_is_half(make_pipe, tmp_path):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    bf16 = replace(TRAINING, precision="bf16")
+    own = Accelerator(cpu=True, mixed_precision="bf16")
+    try:
+        pipe = copy.deepcopy(make_pipe())
+        unets.adapt(own, pipe, [Stream(MODEL)] * 3, AdaptationSpec(rank=2, updates=2, batch=(2, 1, 0), warmup=0), bf16,
+                    tmp_path, QUIET, tell=lambda line: None)  # fmt: skip
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    kinds = {p.requires_grad: p.dtype for p in pipe.unet.parameters()}
+    assert kinds == {True: torch.float32, False: torch.bfloat16}
+    written = load_file(tmp_path / "_partial" / "out" / "pytorch_lora_weights.safetensors")
+    assert any(x.abs().max() > 0 for n, x in written.items() if ".up." in n or "lora_B" in n)
 
 
 def test_min_snr_limits_the_weight_of_clean_images_and_nothing_else(pipe):

@@ -87,7 +87,7 @@ def embed(accelerator, setup: Setup, config: dict, tell) -> None:
 
 
 def latents(accelerator, setup: Setup, config: dict, tell) -> None:
-    """Latents of the setup's pre-training pairs or, with `images`, of a folder of image shards with their prompts."""
+    """Latents (the posterior's mode) of the setup's pre-training pairs or of a folder of `images` in shards with prompts."""
     out, pipe = _out(config), halved(accelerator, setup, config)
     if config.get("images"):
         images = shards.opened(Path(config["images"]))
@@ -159,7 +159,7 @@ def stream_of(config: dict) -> Stream:
     if "rows" in config or config.get("prefix"):
         data = Chosen(data, config.get("rows", range(len(data))), config.get("prefix", ""))
     weights = config.get("weights")
-    return Stream(data, torch.from_numpy(load_arrays(Path(weights))["weight"]).float() if weights else None)
+    return Stream(data, torch.from_numpy(load_arrays(Path(weights))["array"]).float() if weights else None)
 
 
 def finetune(accelerator, setup: Setup, config: dict, tell) -> None:
@@ -179,10 +179,11 @@ def adapt(accelerator, setup: Setup, config: dict, tell) -> None:
 
 
 def preference(accelerator, setup: Setup, config: dict, tell) -> None:
-    """Wu et al.'s preference classifier on the `choices` (a file of `rows` and `counts`) among the images in a folder."""
-    images, choices = shards.opened(Path(config["images"])), load_arrays(Path(config["choices"]))
+    """Wu et al.'s preference classifier on choices (files of `rows` and `counts`) among the images in a folder."""
+    images = shards.opened(Path(config["images"]))
+    choices = [load_arrays(Path(config[name]))["array"] for name in ("rows", "counts")]
     spec, clip = PreferenceSpec(**config["spec"]), hub.load_clip(setup.clip)
-    preferring.tune(accelerator, *clip, images.pixels, images.prompts, choices["rows"], choices["counts"], spec,
+    preferring.tune(accelerator, *clip, images.pixels, images.prompts, *choices, spec,
                     setup.training, Path(config["folder"]), Upkeep(**config.get("upkeep", {})), tell)  # fmt: skip
 
 

@@ -117,8 +117,8 @@ class Tuning:
             speed = (self.done - self.first) / max(time.monotonic() - self.started, 1e-9)
             self.accelerator.log({"loss": loss, "updates per second": speed}, step=self.done)
             if kept and not last:
-                tell(f"{self.what}: update {self.done} of {updates}, loss {loss:.4f}")
                 self.save()
+                tell(f"{self.what}: update {self.done} of {updates}, loss {loss:.4f}")
 
     def look(self) -> float:
         """The mean loss of the updates since the last look, over all processes; ValueError if it is not finite."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import gather_object
 
 from lib.ground.cache import computed_by, digest_of, save_json
@@ -43,11 +44,11 @@ def run(config: dict) -> None:
     """Set this process up and run the config's task."""
     from lib.scale.tasks import TASKS
 
-    task, setup = TASKS[config["task"]], setup_named(config["setup"])
-    accelerator = accelerator_of(setup, config.get("upkeep", {}).get("tracker", ""), Path(config["folder"]))
+    task, setup, tracker = TASKS[config["task"]], setup_named(config["setup"]), config.get("upkeep", {}).get("tracker", "")
+    accelerator = accelerator_of(setup, tracker, Path(config["folder"]))
     same = digest_of([config, computed_by(), own_fingerprint("lib.scale.tasks")])
     agree(accelerator, "the task, the code or library versions", same)
-    if accelerator.trackers or config.get("upkeep", {}).get("tracker"):
+    if tracker:
         accelerator.init_trackers("study", {"task": config["task"], "setup": setup.name})
     task(accelerator, setup, config, tell_of(accelerator))
     accelerator.end_training()
@@ -55,6 +56,8 @@ def run(config: dict) -> None:
 
 def accelerator_of(setup: Setup, tracker: str = "", folder: Path | None = None) -> Accelerator:
     """This process's `accelerate`, on its GPU if there are any, in the setup's precision."""
+    if tracker and tracker not in map(str, get_available_trackers()):
+        raise ValueError(f"the tracker {tracker} needs its package: install it, or choose no tracker")
     wrapper = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     return Accelerator(
         mixed_precision=MIXED[setup.training.precision], cpu=not torch.cuda.is_available(), log_with=tracker or None,
