@@ -103,11 +103,14 @@ def test_images_are_those_of_the_stock_pipeline(setup, made):
     assert abs(found.pixels[:] / 255 - expected).max() < 1.01 / 255
 
 
-def test_a_shard_that_is_there_is_not_made_again(setup, made, tmp_path, monkeypatch):
+@pytest.mark.parametrize("damage", ["lost", "flipped"])
+def test_only_a_shard_that_is_lost_or_damaged_is_made_again(damage, setup, made, tmp_path, monkeypatch):
     out = in_turn("sample", setup, made["asked"], tmp_path)
     whole = contents(out)
-    for name in ("00001.tar", "00001.parquet", "shards.json"):
-        (out / name).unlink()
+    content = (out / "00001.tar").read_bytes()
+    (out / "00001.tar").write_bytes(content[:700] + bytes([content[700] ^ 1]) + content[701:])
+    if damage == "lost":
+        (out / "00001.tar").unlink()
     drawn, seen = tasks.drawn, []
     monkeypatch.setattr(
         tasks, "drawn", lambda pipe, prompts, *rest: seen.append(len(prompts)) or drawn(pipe, prompts, *rest)

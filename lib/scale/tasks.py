@@ -3,6 +3,7 @@ function that shows a line. Images, embeddings, latents and moments are made sha
 process makes it, and those that are there already are not made again.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from lib.ground.cache import PARTIAL, load_arrays, save_arrays, save_json
+from lib.ground.cache import PARTIAL, file_digest, load_arrays, save_arrays, save_json
 from lib.ground.seeds import seed_of
 from lib.ground.setups import Setup
 from lib.images.embedding import embed_images, embed_texts
@@ -29,11 +30,17 @@ from lib.scale.unets import Stream
 # ---- shares --------------------------------------------------------------------------------------------------------
 
 
-def mine(accelerator, count: int, done: Callable[[int], bool], tell: Callable[[str], None], what: str) -> Iterator[int]:
-    """Numbers of the shards, of `count`, that this process is to make: every so manieth, unless it is `done`."""
+def mine(accelerator, out: Path, count: int, tell: Callable[[str], None], what: str) -> Iterator[int]:
+    """Numbers of the shards, of `count`, that this process is to make in `out`: every so manieth. One that an earlier run
+    made is left, if its files are as they were then."""
     for number in range(accelerator.process_index, count, accelerator.num_processes):
-        if not done(number):
+        sums = out.with_name("sums") / f"{number:05d}.json"
+        files = sorted(out.glob(f"{number:05d}.*"))
+        if not sums.exists() or json.loads(sums.read_text()) != {p.name: file_digest(p) for p in files}:
+            for left in files:
+                left.unlink()
             yield number
+            save_json(sums, {p.name: file_digest(p) for p in sorted(out.glob(f"{number:05d}.*"))})
             tell(f"{what}: shard {number + 1} of {count}")
 
 
@@ -67,7 +74,7 @@ def sample(accelerator, setup: Setup, config: dict, tell) -> None:
     out, prompts, numbers, stream = _out(config), config["prompts"], config["numbers"], config["stream"]
     size, pipe = config.get("per_shard", shards.PER_SHARD), halved(accelerator, setup, config)
     count = -(-len(prompts) // size)
-    for k in mine(accelerator, count, lambda k: shards.written(out, k), tell, f"{stream}: images"):
+    for k in mine(accelerator, out, count, tell, f"{stream}: images"):
         here = slice(k * size, (k + 1) * size)
         seeds = [seed_of(stream, p, n) for p, n in zip(prompts[here], numbers[here], strict=True)]
         images = list(drawn(pipe, prompts[here], seeds, Drawing.of(setup, config), config.get("batch", 16)))
@@ -91,14 +98,14 @@ def latents(accelerator, setup: Setup, config: dict, tell) -> None:
     out, pipe = _out(config), halved(accelerator, setup, config)
     if config.get("images"):
         images = shards.opened(Path(config["images"]))
-        for k, _, here in _parts(accelerator, images, config, out, "latents", tell, ".json"):
+        for k, _, here in _parts(accelerator, images, config, out, "latents", tell):
             texts = images.prompts[here]
             pairs.write_latents(out, k, encode(pipe, images.pixels[here], 8), texts, Tally(good=len(texts)))
         if accelerator.is_main_process:
             save_json(out / "pairs.json", asdict(Tally(good=len(images))))
         return
     paths = pairs.shard_paths(setup.pairs)
-    for k in mine(accelerator, len(paths), lambda k: (out / f"{k:05d}.json").exists(), tell, "latents"):
+    for k in mine(accelerator, out, len(paths), tell, "latents"):
         pairs.encode_shard(paths[k], k, setup.pairs, setup.sampling.resolution, lambda x: encode(pipe, x, 8), out)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -115,11 +122,11 @@ def evaluate(accelerator, setup: Setup, config: dict, tell) -> None:
         save_arrays(path, fidelity.moments((Image.fromarray(x) for x in images.pixels[here]), card, network))
 
 
-def _parts(accelerator, images, config: dict, out: Path, what: str, tell, ending: str = ".safetensors"):
+def _parts(accelerator, images, config: dict, out: Path, what: str, tell):
     """Number, path and slice of the parts of an image set that this process is to make."""
     size = config.get("per_shard", shards.PER_SHARD)
-    for k in mine(accelerator, -(-len(images) // size), lambda k: (out / f"{k:05d}{ending}").exists(), tell, what):
-        yield k, out / f"{k:05d}{ending}", slice(k * size, min((k + 1) * size, len(images)))
+    for k in mine(accelerator, out, -(-len(images) // size), tell, what):
+        yield k, out / f"{k:05d}.safetensors", slice(k * size, min((k + 1) * size, len(images)))
     accelerator.wait_for_everyone()
 
 
