@@ -10,9 +10,10 @@ import lib
 from lib.ground.paths import ROOT
 from lib.ground.source import SOURCES, imported
 
-ORDER = ("ground", "world", "images", "feedback", "methods", "study", "desk")
+ORDER = ("ground", "world", "images", "feedback", "methods", "scale", "study", "desk")
 MODULES = [name for name in SOURCES if name.startswith("lib.") and not name.endswith("__init__")]
 READ_BY_MAKE = {"lib.desk.environment"}
+AHEAD = {"lib.scale.stages"}  # the study does not launch its stages yet
 
 
 def arrows(sources=SOURCES) -> list[tuple[str, str]]:
@@ -63,7 +64,7 @@ def test_every_module_is_used_by_more_than_tests():
     used = {b for _, b in arrows()} | {f"lib.{p}.{m.strip()}" for p, modules in whole for m in modules.split(",")}
     used |= {f"lib.{a}.{b}" for a, b in re.findall(r"from lib\.(\w+)\.(\w+) import", cells)}
     run = set(re.findall(r"-m (lib\.[\w.]+)", (ROOT / "Makefile").read_text("utf-8")))
-    assert set(MODULES) - used - run - READ_BY_MAKE == set()
+    assert set(MODULES) - used - run - READ_BY_MAKE == AHEAD
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -76,9 +77,10 @@ def test_files_are_short_and_in_the_map(name):
 
 # What its neighbours use, and no reader looks for.
 UNMAPPED = {
-    "ground": {"checks", "domains"},
+    "ground": {"checks", "domains", "precision"},
     "feedback": {"pictures", "incoming", "exchange", "formats", "labelstudio"},
     "methods": {"lessons"},
+    "scale": {"checkpoints", "drawing", "draws", "grid", "halves", "measure", "preferring", "tasks", "tuning"},
     "desk": {"campaign", "environment", "fence", "fresh", "parameters", "readme", "widget"},
 }
 
