@@ -12,6 +12,7 @@ from lib.ground.cache import digest_of, file_digest
 from lib.ground.paths import DATA, ROOT, reports
 from lib.ground.source import COMPUTING, DRAWING, code_digest, versions
 
+SETTINGS = ("STUDY_BFLOAT16", "STUDY_SEED")
 # Modules that affect no notebook.
 BESIDE = ("bench", "beside", "campaign", "environment", "export", "fresh", "gallery", "pack", "publish", "readme", "run",
           "site")  # fmt: skip
@@ -27,13 +28,14 @@ def fingerprint(notebook: Path, given: dict, size: str, run_with: dict | None = 
     versions to use instead of those here."""
     modules = [p for package in ("lib", "pretrain") for p in (ROOT / package).rglob("*.py") if p.stem not in BESIDE]
     data = [p for p in DATA.rglob("*") if p.is_file() and not p.name.startswith(".") and p.suffix != ".md"]
+    setup = {"setup": os.environ["STUDY_SETUP"]} if os.environ.get("STUDY_SETUP") else {}
     return digest_of({
         "cells": [[c["cell_type"], "".join(c["source"])] for c in cells(notebook)],
         "code": {p.relative_to(ROOT).as_posix(): code_digest(p.read_text("utf-8")) for p in modules},
         "parameters": {"size": size, **{name: repr(value) for name, value in given.items()}},
         "data": {p.relative_to(DATA).as_posix(): file_digest(p) for p in data},
         "libraries": libraries() if run_with is None else run_with,
-        "settings": {name: os.environ.get(name, "") for name in ("STUDY_BFLOAT16", "STUDY_SEED")},
+        "settings": {name: os.environ.get(name, "") for name in SETTINGS} | setup,
     })  # fmt: skip
 
 

@@ -7,6 +7,7 @@ Several hosts that share STUDY_CACHE: set on each STUDY_HOSTS (how many), STUDY_
 STUDY_ADDRESS (host 0's, such as node0:29500). Run the study on host 0; `python -m lib.scale.launch` on the others joins in.
 """
 
+import functools
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from lib.ground.cache import PARTIAL, as_json, save_json
 from lib.ground.domains import check
 from lib.ground.paths import CACHE, ROOT
 
+STAY = False  # whether the processes of a launch stay for the next one: notebooks set it, with a setup of their own
 TOLD = "told: "  # starts the lines of a worker's output that are shown
 SECONDARY = "secondary"  # how a process fails because another one has gone
 FROM_OTHER_LAUNCHERS = re.compile("ACCELERATE_|TORCHELASTIC_|((LOCAL_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT))$")
@@ -77,7 +79,7 @@ def launched(
     if on.hosts > 1:
         save_json(call, {"work": str(work)})
     try:
-        status, log = _run(work, on, tell)
+        status, log = crew_of(on).run(work, tell) if STAY and on.hosts == 1 else _run(work, on, tell)
     finally:
         call.unlink(missing_ok=True)
     if status:
@@ -122,16 +124,8 @@ def join() -> None:
 
 def _run(work: Path, on: Machines, tell: Callable[[str], None]) -> tuple[int, str]:
     """Exit status and output of the launcher on this host."""
-    settings = work / f"accelerate-{on.host}.json"
-    settings.write_text(as_json(_settings(on)))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(settings)]
-    command += ["-m", "lib.scale.worker", str(work / "config.json")]
     log = work / f"log-{on.host}.txt" if on.host else work / "log.txt"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with (
-        open(log, "w", encoding="utf-8") as kept,
-        subprocess.Popen(command, **pipes, text=True, encoding="utf-8", errors="replace", env=_environment(on)) as child,
-    ):
+    with open(log, "w", encoding="utf-8") as kept, started(work, on, work / "config.json") as child:
         try:
             for line in child.stdout:
                 kept.write(line)
@@ -143,6 +137,24 @@ def _run(work: Path, on: Machines, tell: Callable[[str], None]) -> tuple[int, st
             child.terminate()
             raise
     return child.returncode, log.read_text("utf-8")
+
+
+def started(work: Path, on: Machines, what: Path) -> subprocess.Popen:
+    """The launcher on this host, of workers that are told `what` to do; its settings are kept in `work`."""
+    settings = work / f"accelerate-{on.host}.json"
+    settings.write_text(as_json(_settings(on)))
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(settings)]
+    command += ["-m", "lib.scale.worker", str(what)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, **pipes, text=True, encoding="utf-8", errors="replace", env=_environment(on))
+
+
+@functools.cache
+def crew_of(on: Machines):
+    """The processes that stay, started when they are first needed."""
+    from lib.scale.crew import Crew
+
+    return Crew(on)
 
 
 def _settings(on: Machines) -> dict:

@@ -2,10 +2,12 @@
 
     00000.tar       00000000.png, 00000001.png, …
     00000.parquet   of each: stream, prompt, number, digest of the pixels, and where in the tar its bytes are
+    index.parquet   of all: stream, prompt, number, digest, as in a stage of `lib.images.sampling`
     shards.json     number of images and SHA-256 of each shard, written last
 
-Whatever slices `ImageSet.pixels` (embeddings, features, latents) works on such a set unchanged. Images that people judged
-are archived in this form, because another machine would draw other last digits, and labels know an image by its pixels.
+`lib.images.sampling.load_images` opens a stage of such shards, too. Whatever slices `ImageSet.pixels` (embeddings, features,
+latents) works on such a set unchanged. Images that people judged are archived in this form, because another machine would
+draw other last digits, and labels know an image by its pixels.
 """
 
 import io
@@ -20,10 +22,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from lib.ground.cache import atomic_write, file_digest, save_json
+from lib.ground.cache import STAND_INS, Artifact, atomic_write, file_digest, save_json, stage
 from lib.images.sampling import ImageSet, image_digest
 
 PER_SHARD = 256  # 512 px images: 120 MB
+NAMED = ["stream", "prompt", "number", "digest"]
 
 
 @dataclass(frozen=True)
@@ -134,12 +137,13 @@ def finish(folder: Path, count: int | None = None) -> None:
     for number in range(there if count is None else count, there):
         for kind in ("tar", "parquet"):
             (folder / f"{number:05d}.{kind}").unlink(missing_ok=True)
-    shards = {}
+    shards, tables = {}, []
     for number in range(there if count is None else count):
         if not written(folder, number) or not (folder / f"{number:05d}.tar").exists():
             raise FileNotFoundError(f"shard {number:05d} of {folder} is missing: write all shards before closing the folder")
-        table = pd.read_parquet(folder / f"{number:05d}.parquet", columns=["digest"])
-        shards[f"{number:05d}"] = {"images": len(table), "sha256": file_digest(folder / f"{number:05d}.tar")}
+        tables.append(pd.read_parquet(folder / f"{number:05d}.parquet", columns=NAMED))
+        shards[f"{number:05d}"] = {"images": len(tables[-1]), "sha256": file_digest(folder / f"{number:05d}.tar")}
+    atomic_write(folder / "index.parquet", pd.concat(tables, ignore_index=True).to_parquet(index=False))
     save_json(folder / "shards.json", shards)
 
 
@@ -193,6 +197,23 @@ def opened(folder: Path, verify: bool = False) -> ShardedSet:
     texts = dict(zip(whole.prompt.unique(), whole.prompt.unique(), strict=True))  # each distinct prompt once in memory
     prompts = [texts[p] for p in whole.prompt]
     return ShardedSet(Pixels(paths, *places, digests), whole.stream[0], prompts, whole.number.tolist(), digests)
+
+
+STAND_INS["shards.json"] = lambda folder: {"pixels": opened(folder).pixels}
+
+
+def part_of(folder: Path, rows: Sequence[int], digest: str) -> Artifact:
+    """The stage of some images of a folder of shards, in the order of `rows`; `digest` is that of the folder."""
+    rows = [int(r) for r in rows]
+
+    def make(out: Path) -> None:
+        images = opened(folder)
+        for k, start in enumerate(range(0, len(rows), PER_SHARD)):
+            part = images.part(rows[start : start + PER_SHARD])
+            write_shard(out, k, part.pixels, part.stream, part.prompts, part.numbers)
+        finish(out)
+
+    return stage("scale-part", {"rows": rows}, {"images": digest}, make)
 
 
 def _listed(folder: Path) -> dict[str, dict]:
