@@ -17,11 +17,13 @@ from IPython.display import Markdown, display, update_display
 
 from lib.ground.cache import save_json
 from lib.ground.paths import ROOT, published, reports, untried
+from lib.ground.setups import NotServed
 from lib.ground.sizes import SIZES
 
 if TYPE_CHECKING:
     from lib.ground.stats import Interval
 
+NOT_SERVED = "not served"  # in place of a result that a setup cannot serve: why
 QUALITY = ("name", "value", "low", "high", "n", "seeds", "size", "notebook")
 TIMING = ("notebook", "size", "seconds", "machine")
 
@@ -37,13 +39,16 @@ def write(name: str, rows, size: str, notebook: str) -> Path:
 
 
 def read(name: str, size: str):
-    """The rows that `write` stored; raises FileNotFoundError that names the notebook to run first."""
+    """The rows that `write` stored; raises FileNotFoundError that names the notebook to run first, or `NotServed`."""
     path = noted(reports(size) / "results" / f"{name}.json")
     if not path.exists():  # a trial builds on the results of the run that is not one
         path = noted(untried(size) / "results" / f"{name}.json")
     if not path.exists():
         raise FileNotFoundError(f"there is no result {name!r} of size {size} yet: run {maker(name)} at that size first")
-    return json.loads(path.read_text("utf-8"))["rows"]
+    rows = json.loads(path.read_text("utf-8"))["rows"]
+    if isinstance(rows, dict) and NOT_SERVED in rows:
+        raise NotServed(rows[NOT_SERVED])
+    return rows
 
 
 def maker(name: str) -> str:

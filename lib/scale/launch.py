@@ -1,7 +1,8 @@
 """Stages that run in several processes: children of the notebook's kernel, launched by `accelerate`, never inside it.
 
 (A launcher inside a kernel fails once anything has touched the GPU.) The number of processes and hosts changes no result and
-is no part of a stage's key. STUDY_PROCESSES is the number of processes on this host: one per GPU unless set, or one.
+is no part of a stage's key. STUDY_PROCESSES is the number of processes on this host: one per GPU unless set, or one. With STUDY_STAY, which notebooks
+set, they stay for the next stage (`lib.scale.crew`).
 
 Several hosts that share STUDY_CACHE: set on each STUDY_HOSTS (how many), STUDY_HOST (which this is, from 0) and
 STUDY_ADDRESS (host 0's, such as node0:29500). Run the study on host 0; `python -m lib.scale.launch` on the others joins in.
@@ -26,7 +27,6 @@ from lib.ground.cache import PARTIAL, as_json, save_json
 from lib.ground.domains import check
 from lib.ground.paths import CACHE, ROOT
 
-STAY = False  # whether the processes of a launch stay for the next one: notebooks set it, with a setup of their own
 TOLD = "told: "  # starts the lines of a worker's output that are shown
 SECONDARY = "secondary"  # how a process fails because another one has gone
 FROM_OTHER_LAUNCHERS = re.compile("ACCELERATE_|TORCHELASTIC_|((LOCAL_)?(RANK|WORLD_SIZE)|MASTER_(ADDR|PORT))$")
@@ -72,14 +72,14 @@ def launched(
     Raises `LaunchFailed` in one line that names the process that failed first. What else was printed is in
     `_partial/launch/log.txt`. If this process ends, those that it launched end, too.
     """
-    on, work = on or machines(), folder / PARTIAL / "launch"
+    on, work, stays = on or machines(), folder / PARTIAL / "launch", os.environ.get("STUDY_STAY")
     shutil.rmtree(work, ignore_errors=True)
     save_json(work / "config.json", {**config, "task": task, "folder": str(folder)})
     call = CACHE / "launches" / f"{time.time_ns()}.json"
     if on.hosts > 1:
         save_json(call, {"work": str(work)})
     try:
-        status, log = crew_of(on).run(work, tell) if STAY and on.hosts == 1 else _run(work, on, tell)
+        status, log = crew_of(on).run(work, tell) if stays and on.hosts == 1 else _run(work, on, tell)
     finally:
         call.unlink(missing_ok=True)
     if status:

@@ -3,14 +3,15 @@
 Under `mini` these are the study's own classes and models, and nothing of `lib.scale` is imported.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from lib.ground.sizes import EXACT, SamplerSpec
-from lib.images import models
-from lib.methods import ablation
+from lib.images import models, sampling
+from lib.methods import ablation, preference
 from lib.study.lee import LeeStudy
 from lib.study.wu import WuStudy
 
@@ -35,20 +36,32 @@ def wu_study(size: str, setup: str = "mini") -> WuStudy:
     return ScaledWu(size, setup)
 
 
-def generator(setup: str = "mini") -> tuple:
-    """The pipeline of a setup, how the stock pipeline draws an image, and how the study does (as `SamplerSpec`)."""
+@dataclass(frozen=True)
+class Generator:
+    """A text-to-image pipeline: how the stock pipeline draws an image with it, and how the study does (as `SamplerSpec`)."""
+
+    pipe: object
+    stock: object
+    own: object
+    drawn: Callable  # as `lib.images.sampling.sample`
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int], how=None) -> np.ndarray:
+        """One image per prompt: uint8 [image, height, width, 3]."""
+        return self.drawn(self.pipe, prompts, seeds, how or self.own)
+
+
+def generator(setup: str = "mini") -> Generator:
+    """The base of a setup, in this process."""
     if setup == "mini":
-        return models.load_generator("mini"), EXACT, SamplerSpec()
+        return Generator(models.load_generator("mini"), EXACT, SamplerSpec(), sampling.sample)
     from lib.ground.precision import DEVICE
     from lib.ground.setups import setup_named
-    from lib.scale import hub
-    from lib.scale.drawing import Drawing
+    from lib.scale import drawing, hub
 
     found = setup_named(setup)
-    pipe = hub.load_base(found.model, DEVICE, sampler=found.sampling.sampler)
+    pipe, how = hub.load_base(found.model, DEVICE, sampler=found.sampling.sampler), drawing.Drawing.of(found, {})
     pipe.unet.register_to_config(sample_size=found.sampling.resolution // pipe.vae_scale_factor)
-    how = Drawing.of(found, {})
-    return pipe, Drawing(how.guidance_scale, how.steps, float("inf")), how
+    return Generator(pipe, replace(how, guided=float("inf")), how, lambda *given: np.stack([*drawing.drawn(*given, 8)]))
 
 
 def clip(setup: str = "mini") -> tuple:
@@ -69,6 +82,12 @@ def clip_names(setup: str = "mini") -> tuple[str, ...]:
 def clip_rows(tested: ablation.HeldOut, setup: str = "mini") -> dict[str, np.ndarray]:
     """These scores of held-out images, in [-1, 1], float [1, item]."""
     return ablation.clip_rows(tested) if setup == "mini" else {ablation.CLIP[0]: tested.clip_scores()}
+
+
+def clip_scores(image: np.ndarray, text: np.ndarray, setup: str = "mini") -> dict[str, np.ndarray]:
+    """The same of any images, from embeddings [image, dimension], in [-100, 100]: float [image]."""
+    found = {ablation.CLIP[0]: preference.hps(image, text)}
+    return found | ({ablation.CLIP[1]: preference.hps(image, text @ models.matched_longer())} if setup == "mini" else {})
 
 
 def stronger_clip(scores: Mapping[str, np.ndarray], tested: ablation.HeldOut, setup: str = "mini") -> str:
