@@ -1,8 +1,8 @@
 """Stages that run in several processes: children of the notebook's kernel, launched by `accelerate`, never inside it.
 
 (A launcher inside a kernel fails once anything has touched the GPU.) The number of processes and hosts changes no result and
-is no part of a stage's key. STUDY_PROCESSES is the number of processes on this host: one per GPU unless set, or one. With STUDY_STAY, which notebooks
-set, they stay for the next stage (`lib.scale.crew`).
+is no part of a stage's key. STUDY_PROCESSES is the number of processes on this host: one per GPU unless set, or one. With
+STUDY_STAY, which notebooks set, they stay for the next stage (`lib.scale.crew`).
 
 Several hosts that share STUDY_CACHE: set on each STUDY_HOSTS (how many), STUDY_HOST (which this is, from 0) and
 STUDY_ADDRESS (host 0's, such as node0:29500). Run the study on host 0; `python -m lib.scale.launch` on the others joins in.
