@@ -80,7 +80,7 @@ def named(name: str, value) -> None:
     """Refuse a setup that is not there or not sound."""
     try:
         setup_named(value)
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{name} = {value!r} is no setup: {error}") from None
 
 

@@ -1,5 +1,4 @@
-"""The strict runner: `python -m lib.desk.run NOTEBOOK... --size SIZE [--setup SETUP] [-p NAME=VALUE] [--force] [--check]
-[--patient]`.
+"""The strict runner: `python -m lib.desk.run NOTEBOOK... --size SIZE [--setup SETUP] [-p NAME=VALUE] [--force] [--check] …`.
 
 A notebook runs only if something that determines it has changed (`lib.desk.fresh`), isolated from the user's own settings.
 With -p it is a trial, which writes to its own folder, reports/trials/NAME=VALUE, and changes nothing else. A setup other
@@ -42,9 +41,9 @@ def main(argv: list[str] | None = None) -> int:
         options = arguments(argv)
         notebooks = [Path(path) for path in options.notebooks]
         given = dict(pairs := [literal(text) for text in options.parameter])
-        setup = set_up(str(given.pop("setup", options.setup)))
         if len(given) < len(pairs):
             refuse("-p sets a parameter twice: set it once")
+        setup = set_up(str(given.pop("setup", options.setup)))
         for notebook in notebooks:
             check_parameters(notebook, given | setup)
         if given:
@@ -64,8 +63,8 @@ def main(argv: list[str] | None = None) -> int:
             if not execute(notebook, given, options.size):
                 return 1
         if given:
-            what = "a trial" if os.environ.get("STUDY_TRIAL") else "a setup of its own"
-            print(f"this was {what}: its results, figures and notebook are in {reports(options.size)}")
+            what = "trial" if os.environ.get("STUDY_TRIAL") else "setup"
+            print(f"this was a {what}: its results, figures and notebook are in {reports(options.size)}")
     except Refused as refusal:
         print(f"run: {refusal}", file=sys.stderr)
         return 2
@@ -107,7 +106,7 @@ def set_up(name: str) -> dict[str, str]:
     path = str(Path(name).expanduser().absolute()) if name.endswith(".toml") else name  # a kernel starts in another folder
     try:
         os.environ["STUDY_SETUP"] = setup_named(path).identity
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         refuse(str(error))
     return {"setup": path}
 
