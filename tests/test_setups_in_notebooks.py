@@ -93,8 +93,8 @@ def test_the_tuned_weights_are_not_the_bases(ran):
     from safetensors.torch import load_file
 
     base = load_file(ran.cache.parent / "tiny" / "stable-diffusion" / "unet" / "diffusion_pytorch_model.safetensors")
-    tuned = [load_file(p / "unet-4.safetensors") for p in (ran.cache / "scale-finetune").iterdir()
-             if (p / "unet-4.safetensors").exists()]  # fmt: skip
+    tuned = [load_file(p / "unet-6.safetensors") for p in (ran.cache / "scale-finetune").iterdir()
+             if (p / "unet-6.safetensors").exists()]  # fmt: skip
     assert len(tuned) >= 5 and all(not torch.equal(t["conv_in.weight"], base["conv_in.weight"]) for t in tuned)
     assert len({t["conv_in.weight"].numpy().tobytes() for t in tuned}) == len(tuned)
     assert len(list((ran.cache / "scale-adapt").iterdir())) >= 5

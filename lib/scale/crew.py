@@ -32,7 +32,9 @@ class Crew:
         try:
             while not self._done(number) and self.child.poll() is None:
                 self._tell(tell)
-            self.reader.join(0 if self.child.poll() is None else None)
+            if self.child.poll() is not None:
+                self.end()
+                self.reader.join(60)
             self._tell(tell)
         except BaseException:
             self.end()
@@ -43,12 +45,13 @@ class Crew:
 
     def end(self) -> None:
         """End the workers."""
-        if self.child is not None and self.child.poll() is None:
-            self.child.stdin.close()  # workers end when their standard input does
+        if self.child is not None:
+            self.child.stdin.close()  # workers end when their standard input does, even if the launcher was killed
             self.child.terminate()
             self.child.wait()
 
     def _start(self) -> None:
+        self.end()
         self.kept = tempfile.TemporaryDirectory(prefix="study-crew-")
         self.folder = Path(self.kept.name)
         self.number, self.lines, self.log = 0, queue.SimpleQueue(), self.folder / "log.txt"

@@ -67,16 +67,19 @@ class Pixels:
         rows = np.arange(len(self))[rows]
         return Pixels(self.paths, self.shard[rows], self.offset[rows], self.size[rows], [self.digests[r] for r in rows])
 
-    def _read(self, row: int) -> np.ndarray:
-        path = self.paths[self.shard[row]]
-        with open(path, "rb") as file:
+    def kept(self, row: int) -> tuple[bytes, str]:
+        """The file of an image as it is kept, and the digest that its pixels should have."""
+        with open(self.paths[self.shard[row]], "rb") as file:
             file.seek(self.offset[row])
-            content = file.read(self.size[row])
+            return file.read(self.size[row]), self.digests[row]
+
+    def _read(self, row: int) -> np.ndarray:
+        path, (content, digest) = self.paths[self.shard[row]], self.kept(row)
         try:
             pixels = np.asarray(Image.open(io.BytesIO(content)))
         except OSError:
             pixels = None
-        if pixels is None or image_digest(pixels) != self.digests[row]:
+        if pixels is None or image_digest(pixels) != digest:
             raise ValueError(f"image {self.digests[row][:12]} in {path} is damaged: restore the shard, or draw it again")
         return pixels
 
@@ -106,13 +109,12 @@ def write_shard(
     partial = path.with_suffix(".partial")
     digests = []
     with tarfile.open(partial, "w") as tar:
-        for row, image in enumerate(pixels):
-            Image.fromarray(image).save(file := io.BytesIO(), "PNG")
+        for row in range(len(pixels)):
+            content, digest = pixels.kept(row) if isinstance(pixels, Pixels) else _encoded(pixels[row])
             member = tarfile.TarInfo(f"{row:08d}.png")
-            member.size = file.tell()
-            file.seek(0)
-            tar.addfile(member, file)
-            digests.append(image_digest(image))
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+            digests.append(digest)
     with tarfile.open(partial) as tar:
         places = [(m.offset_data, m.size) for m in tar]
     os.replace(partial, path)
@@ -121,6 +123,11 @@ def write_shard(
         | {"offset": [o for o, _ in places], "size": [s for _, s in places]}
     )
     atomic_write(path.with_suffix(".parquet"), table.to_parquet(index=False))
+
+
+def _encoded(image: np.ndarray) -> tuple[bytes, str]:
+    Image.fromarray(image).save(file := io.BytesIO(), "PNG")
+    return file.getvalue(), image_digest(image)
 
 
 def written(folder: Path, number: int) -> bool:
