@@ -8,7 +8,8 @@ import tiny
 
 from lib.ground.cache import file_digest
 from lib.ground.setups import setup_named
-from lib.scale import launch, shards
+from lib.scale import shards
+from lib.scale.crew import crew_of, in_crew
 from lib.scale.launch import LaunchFailed, Machines, launched
 
 
@@ -18,35 +19,33 @@ def setup(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def crew(monkeypatch):
-    monkeypatch.setenv("STUDY_STAY", "1")
-    launch.crew_of.cache_clear()
-    yield launch.crew_of(Machines())
-    launch.crew_of(Machines()).end()
-    launch.crew_of.cache_clear()
+def crew():
+    yield (found := crew_of(Machines()))
+    found.end()
+    crew_of.cache_clear()
 
 
-def sample(setup, folder, prompts=("a dog", "a cat"), **more):
+def sample(setup, folder, prompts=("a dog", "a cat"), run=in_crew):
     """Images of these prompts by a launch: the SHA-256 of their shard."""
     folder.mkdir()
-    asked = {"prompts": list(prompts), "numbers": [0] * len(prompts), "stream": "s", "setup": str(setup)} | more
-    launched("sample", asked, folder, Machines(), lambda line: None)
+    asked = {"prompts": list(prompts), "numbers": [0] * len(prompts), "stream": "s", "setup": str(setup)}
+    launched("sample", asked, folder, Machines(), lambda line: None, run)
     return file_digest(folder / "00000.tar")
 
 
-def test_a_second_task_runs_in_the_same_processes_and_gives_what_its_own_launch_does(setup, crew, tmp_path, monkeypatch):
+def test_a_second_task_runs_in_the_same_processes_and_gives_what_its_own_launch_does(setup, crew, tmp_path):
     sample(setup, tmp_path / "first", ["six cups", "a red car", "a wolf"])
     child, told = crew.child, []
     assert child.poll() is None
     (tmp_path / "other").mkdir()
-    launched("embed", {"images": str(tmp_path / "first"), "setup": str(setup)}, tmp_path / "other", Machines(), told.append)
+    asked = {"images": str(tmp_path / "first"), "setup": str(setup)}
+    launched("embed", asked, tmp_path / "other", Machines(), told.append, in_crew)
     assert told == ["embeddings: shard 1 of 1"]
     second = sample(setup, tmp_path / "second")
     assert crew.child is child and len(shards.opened(tmp_path / "second")) == 2
     assert "told" in (tmp_path / "second" / "_partial" / "launch" / "log.txt").read_text()
     assert "six cups" not in (tmp_path / "second" / "_partial" / "launch" / "log.txt").read_text()
-    monkeypatch.delenv("STUDY_STAY")
-    assert sample(setup, tmp_path / "alone") == second
+    assert sample(setup, tmp_path / "alone", run=None) == second
     assert crew.child.poll() is None
     crew.end()
     assert crew.child.poll() is not None

@@ -70,7 +70,7 @@ def test_names_stay_names(monkeypatch):
 
 SHA = "f" * 64
 WRONG = {
-    "sampler = 1": r"sampler is unknown: expected one of about, model, .*, training",
+    "sampler = 1": r"sampler is unknown: expected one of about, model, .*, training, size",
     "model = 1": r"model = 1 is not a table: expected \[model\]",
     "[model]\nname = 'x'": r"model.name is unknown: expected one of source, revision, variant, sha256",
     "[model]\nsource = 1": r"model.source = 1 is wrong: expected a string",

@@ -4,6 +4,7 @@ What a stage gives does not depend on what ran in the same processes before.
 """
 
 import atexit
+import functools
 import os
 import queue
 import tempfile
@@ -13,6 +14,17 @@ from pathlib import Path
 
 from lib.ground.cache import atomic_write
 from lib.scale.launch import TOLD, Machines, started
+
+
+def in_crew(work: Path, on: Machines, tell: Callable[[str], None]) -> tuple[int, str]:
+    """Run the task in `work / "config.json"` in the processes that stay: exit status and output, as of a launch."""
+    return crew_of(on).run(work, tell)
+
+
+@functools.cache
+def crew_of(on: Machines) -> "Crew":
+    """The processes that stay, started when they are first needed."""
+    return Crew(on)
 
 
 class Crew:

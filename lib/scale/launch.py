@@ -8,7 +8,6 @@ Several hosts that share STUDY_CACHE: set on each STUDY_HOSTS (how many), STUDY_
 STUDY_ADDRESS (host 0's, such as node0:29500). Run the study on host 0; `python -m lib.scale.launch` on the others joins in.
 """
 
-import functools
 import json
 import os
 import re
@@ -65,21 +64,23 @@ def machines(env: Mapping[str, str] = os.environ) -> Machines:
 
 
 def launched(
-    task: str, config: Mapping, folder: Path, on: Machines | None = None, tell: Callable[[str], None] = print
+    task: str, config: Mapping, folder: Path, on: Machines | None = None, tell: Callable[[str], None] = print,
+    run: Callable[[Path, Machines, Callable], tuple[int, str]] | None = None,
 ) -> None:  # fmt: skip
     """Run a task of `lib.scale.worker` on plain values, in the folder of a stage; it resumes from `folder / "_partial"`.
+    `run` is `lib.scale.crew.in_crew`, or a launch of its own.
 
     Raises `LaunchFailed` in one line that names the process that failed first. What else was printed is in
     `_partial/launch/log.txt`. If this process ends, those that it launched end, too.
     """
-    on, work, stays = on or machines(), folder / PARTIAL / "launch", os.environ.get("STUDY_STAY")
+    on, work = on or machines(), folder / PARTIAL / "launch"
     shutil.rmtree(work, ignore_errors=True)
     save_json(work / "config.json", {**config, "task": task, "folder": str(folder)})
     call = CACHE / "launches" / f"{time.time_ns()}.json"
     if on.hosts > 1:
         save_json(call, {"work": str(work)})
     try:
-        status, log = crew_of(on).run(work, tell) if stays and on.hosts == 1 else _run(work, on, tell)
+        status, log = (run or _run)(work, on, tell)
     finally:
         call.unlink(missing_ok=True)
     if status:
@@ -147,14 +148,6 @@ def started(work: Path, on: Machines, what: Path) -> subprocess.Popen:
     command += ["-m", "lib.scale.worker", str(what)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen(command, **pipes, text=True, encoding="utf-8", errors="replace", env=_environment(on))
-
-
-@functools.cache
-def crew_of(on: Machines):
-    """The processes that stay, started when they are first needed."""
-    from lib.scale.crew import Crew
-
-    return Crew(on)
 
 
 def _settings(on: Machines) -> dict:

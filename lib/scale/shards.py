@@ -109,8 +109,8 @@ def write_shard(
     partial = path.with_suffix(".partial")
     digests = []
     with tarfile.open(partial, "w") as tar:
-        for row in range(len(pixels)):
-            content, digest = pixels.kept(row) if isinstance(pixels, Pixels) else _encoded(pixels[row])
+        kept = map(pixels.kept, range(len(pixels))) if isinstance(pixels, Pixels) else map(_encoded, pixels)
+        for row, (content, digest) in enumerate(kept):
             member = tarfile.TarInfo(f"{row:08d}.png")
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))

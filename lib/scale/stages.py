@@ -4,6 +4,7 @@ In a config, an artifact (or a `File` in one) stands for its path, and an array 
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ import numpy as np
 from lib.ground.cache import PARTIAL, Artifact, save_arrays, stage
 from lib.ground.setups import Setup, setup_named
 from lib.scale import hub, streams
-from lib.scale.launch import Machines, launched
+from lib.scale.crew import in_crew
+from lib.scale.launch import Machines, launched, machines
 from lib.scale.tasks import TASKS
 
 UNSEEN = ("upkeep", "batch")  # keys of a config that change nothing but speed, memory and what is reported
@@ -36,8 +38,11 @@ def launched_stage(
         raise ValueError(f"unknown task {task!r}: expected one of {', '.join(TASKS)}")
     found = setup_named(setup)
 
+    on = on or machines()
+    stay = [in_crew] if os.environ.get("STUDY_STAY") and on.hosts == 1 else []
+
     def make(folder: Path) -> None:
-        launched(task, {**as_paths(config, folder / PARTIAL / "given"), "setup": str(setup)}, folder, on, tell)
+        launched(task, {**as_paths(config, folder / PARTIAL / "given"), "setup": str(setup)}, folder, on, tell, *stay)
 
     spec = {"config": as_digests({k: v for k, v in config.items() if k not in UNSEEN}), "setup": decisive(task, found)}
     return stage(f"scale-{task}", spec, {}, make, ("lib.scale.worker",))
