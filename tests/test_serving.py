@@ -112,3 +112,8 @@ def test_all_ways_to_bind_a_name_are_seen():
     source = "a = [n for n in x]\nb, (c, *d) = 1\ndef f(q):\n    z = 1\nfor i in y: e += 1\ng[1] = 2\nh.append(3)\n"
     source += "with p as w: pass\nif (v := 3): pass\nimport numpy as np\nk = {s: t for s, t in u}\nlambda m: m\no.x = 1"
     assert bound(ast.parse(source)) == list("abcdefghikovw")
+
+
+def test_modules_and_imported_names_stay(run):
+    run("import numpy as np\nfrom math import pi", "a = np.append([1], 2), ask()\nimport numpy as np\nfrom math import pi")
+    assert {"np", "pi"} <= set(run.names) and "a" not in run.names
