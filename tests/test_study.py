@@ -412,11 +412,10 @@ def test_the_work_of_a_size_counts_the_arms_and_settings_that_are_trained():
     given = {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse("".join(cell["source"])).body}
     changed = [x for name in ("learning_rates", "betas", "lengths") for x in sorted(given[name])[::2]]  # beside the centre
     assert costs.TRIED == 1 + len(changed) + 2  # and the schedule, and the scale of drawing
-    assert costs.LENGTHS == sum(sorted(given["lengths"])[::2]) + 1  # and the constant rate
-    settings = len(changed) - 2 + 1  # and the scale of drawing; half the updates is among the lengths
-    weightings = [arm for arm in OTHER_WEIGHTINGS if arm != RANDOM]  # which is no trial
+    grid = sum(sorted(given["lengths"])[::2]) + len(changed) - 2 + 2
+    weightings = [arm for arm in OTHER_WEIGHTINGS if arm != RANDOM]  # whose runs are counted with the arms
     assert costs.TRAINED == len(ARMS) and len(TRUTH) == 1
-    assert costs.TRIALS == settings + len(TRUTH) + 2 + len(FILTERED) + 1 + len(weightings) + len(SCARCE)
+    assert costs.OTHERS == grid + 1.5 * len(TRUTH) + 2 + len(FILTERED) + len(weightings) + len(SCARCE)
     swept, compared = len(choosing.SWEPT), len(choosing.COMPARED)
     assert costs.SCALES == swept + (compared - 1) + len(choosing.STRENGTHS) + (compared - 1)  # half the scale was tried
     assert costs.ALONG == swept - 1 + 3 * (compared - 1)

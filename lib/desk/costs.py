@@ -3,9 +3,8 @@
 from lib.ground.sizes import SIZES, SamplerSpec, Size, size_named
 
 TRAINED = 5  # arms of `lib.study.lee.ARMS`; the full method is among the lengths that notebook 05 tries
-LENGTHS = 3.0  # updates of the other lengths there and of the constant rate, in total, relative to the size's updates
-TRIED = 9  # settings that notebook 05 tries, including the lengths
-TRIALS = 14  # training runs of half the updates: 5 settings and TRUTH in notebook 05, 3 in 07, 5 in 10
+TRIED = 9  # settings that notebook 05 tries: the centre, two other lengths, and six of the centre's length
+OTHERS = 16.5  # more training, in runs of the size's own length: 8 of notebook 05's grid, 1.5 of TRUTH, 3 in 07, 4 in 10
 SCALES = 19  # points to choose among: 7 guidance scales of the base, 4 more of the full method, and 4 strengths and 4 more
 # scales of the reward direction
 ALONG = 18  # points of notebook 06 along the guidance scales, besides the study's own
@@ -27,7 +26,7 @@ def work(size: Size) -> dict[str, int]:
         "fidelity": size.fidelity_captions * (1 + TRAINED),
         "along guidance": (asked * size.adapted_images + size.adapted_captions) * ALONG,
     }
-    return drawn | {"trained on": round(size.updates * sum(size.batch) * (tuned + LENGTHS + 1 + TRIALS / 2))}  # 1: TRUTH
+    return drawn | {"trained on": round(size.updates * sum(size.batch) * (tuned + OTHERS))}
 
 
 def unet_runs(work) -> int:

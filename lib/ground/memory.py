@@ -93,6 +93,8 @@ def _differs(a, b, seen: set) -> str | None:
         return ""
     if isinstance(a, types.ModuleType):
         return ""
+    if isinstance(a, types.GenericAlias):  # such as tuple[Question, ...]
+        return _differs((a.__origin__, a.__args__), (b.__origin__, b.__args__), seen)
     if isinstance(a, types.CodeType):
         return None if _steps(a) == _steps(b) else ""
     if isinstance(a, types.FunctionType):

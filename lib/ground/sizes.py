@@ -39,7 +39,7 @@ class Size:
     unlabelled: int  # further images, scored by the reward alone
     unseen_prompts: tuple[int, int, int, int]
     unseen_images: int  # images per unseen prompt, on which rewards are tested
-    evaluation_stride: int  # every n-th of the 120 evaluation prompts
+    evaluation_stride: int  # every n-th of the 120 evaluation prompts; half as sparse of the 40 selection prompts
     evaluation_images: int  # images per evaluation prompt and model
     candidates: int  # images per prompt and model to choose among, including the evaluation images
     references: int  # real renders against which realism is measured in votes on fidelity
@@ -82,7 +82,7 @@ SIZES = {
     "laptop": Size(
         prompts=(54, 29, 40, 160), images=(10, 10, 6, 8), unlabelled=600, unseen_prompts=(30, 20, 15, 15),
         unseen_images=8, evaluation_stride=1, evaluation_images=3, candidates=16, references=1_000, selection_images=3,
-        selection_captions=160, fidelity_captions=300, reward_seeds=2, reward_epochs=10, finetune_seeds=1, updates=100,
+        selection_captions=160, fidelity_captions=300, reward_seeds=2, reward_epochs=10, finetune_seeds=1, updates=80,
         batch=(32, 16), pretraining=3_000, judged=1_000, held_out=8, choice_prompts=(300, 150), choosers=12, users=400,
         second_prompts=150, preference_seeds=2, preference_epochs=4, adaptation_updates=60, adapted_images=2,
         adapted_captions=120,
@@ -90,7 +90,7 @@ SIZES = {
     "evening": Size(
         prompts=(108, 58, 80, 354), images=(12, 12, 6, 8), unlabelled=2_400, unseen_prompts=(30, 20, 15, 15),
         unseen_images=12, evaluation_stride=1, evaluation_images=6, candidates=16, references=2_000, selection_images=5,
-        selection_captions=320, fidelity_captions=800, reward_seeds=3, reward_epochs=10, finetune_seeds=2, updates=200,
+        selection_captions=320, fidelity_captions=800, reward_seeds=3, reward_epochs=10, finetune_seeds=2, updates=100,
         batch=(40, 20), pretraining=6_000, judged=2_000, held_out=10, choice_prompts=(800, 360), choosers=12, users=400,
         second_prompts=300, preference_seeds=3, preference_epochs=4, adaptation_updates=110, adapted_images=3,
         adapted_captions=320,

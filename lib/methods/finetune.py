@@ -66,11 +66,6 @@ class FinetuneSpec:
         return self.learning_rate * falling * min(1.0, (update + 1) / max(1, self.warmup))
 
 
-def halved(spec: FinetuneSpec) -> FinetuneSpec:
-    """The same with half the updates: a trial, which is compared only with other trials."""
-    return replace(spec, updates=max(1, spec.updates // 2), keep=tuple(k // 2 for k in spec.keep))
-
-
 WEIGHTINGS = ("raw", "constant", "random", "thresholded", "exponential")
 
 

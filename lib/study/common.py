@@ -99,6 +99,11 @@ class Study:
         grid = self._grid(texts, [each or self.size.evaluation_images] * len(texts))
         return self.sample(*grid, "evaluation", unet, spec)
 
+    @property
+    def selection_prompts(self) -> list[str]:
+        """The prompts by whose images settings and scales are chosen: all 40, but at size smoke."""
+        return prompts.selection_prompts()[:: -(-self.size.evaluation_stride // 2)]
+
     def fidelity_images(
         self, unet: tuple[Artifact, int] | None = None, spec: SamplerSpec = SamplerSpec()
     ) -> Artifact:  # fmt: skip

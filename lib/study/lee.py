@@ -58,8 +58,8 @@ class LeeStudy(Study):
         return self.sample(*self._grid(texts, [self.size.unseen_images] * len(texts)), "unseen")
 
     def selection_images(self, unet: tuple[Artifact, int] | None = None, spec: SamplerSpec = SamplerSpec()) -> Artifact:
-        """Images of the 40 selection prompts."""
-        texts = prompts.selection_prompts()
+        """Images of the selection prompts."""
+        texts = self.selection_prompts
         return self.sample(*self._grid(texts, [self.size.selection_images] * len(texts)), "selection", unet, spec)
 
     def choice_images(

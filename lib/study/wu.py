@@ -120,7 +120,7 @@ class WuStudy(ChoiceStudy):
         else:
             few, each = prompts.evaluation_prompts()[:: self.size.evaluation_stride], self.size.adapted_images
             if kind == "selection":  # as many images, from a third of the prompts
-                few, each = prompts.selection_prompts(), min(3 * each, self.size.selection_images)
+                few, each = self.selection_prompts, min(3 * each, self.size.selection_images)
             grid = self._grid(few, [each] * len(few))
         generator, load = {"base": self.base_digest}, self.generator()
         if lora is not None:
@@ -179,7 +179,7 @@ class WuStudy(ChoiceStudy):
 
     def compared_settings(self, grid: Sequence[AdaptationSpec]) -> list[dict]:
         """One row per setting of the adapted model, the first being the centre: `gain`, net votes against the base with the
-        same negative prompt, on the 40 selection prompts and from users who vote on nothing else; and `ahead`, this minus
+        same negative prompt, on the selection prompts and from users who vote on nothing else; and `ahead`, this minus
         the centre's. Intervals are 95 %, over prompts."""
         rows, centre = [], None
         for spec in grid:
