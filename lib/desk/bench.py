@@ -1,12 +1,16 @@
 """How fast this machine does the work that dominates the study, and how close that is to its limit: `make bench`.
 
+With SETUP=..., how fast it draws and trains at that setup's size, beside the stock pipeline and a plain loop of updates.
+
 Rates of one process, the best of three rounds, with the arithmetic per item and the speed as a share of the rate at which
 the same machine multiplies large matrices. Timings are noisy: compare lines within one run, not between runs.
 """
 
+import argparse
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -40,7 +44,7 @@ class Rate:
 
 
 def seconds(work: Callable[[], object], rounds: int = 3) -> float:
-    """Time that `work` takes: the best of several rounds, after one warm-up round."""
+    """Time that `work` takes: the best of several rounds after a warm-up round, or that of one longer than a minute."""
     taken = []
     for _ in range(rounds + 1):
         finished()
@@ -48,6 +52,8 @@ def seconds(work: Callable[[], object], rounds: int = 3) -> float:
         work()
         finished()
         taken.append(time.perf_counter() - start)
+        if taken[-1] > 60:
+            return taken[-1]
     return min(taken[1:])
 
 
@@ -69,13 +75,15 @@ def rate(
     return Rate(name, count / seconds(work), operations, training)
 
 
-def matrix_rates(size: int = 8192 if ON_GPU else 2048) -> dict[torch.dtype, float]:
-    """Floating-point operations per second when multiplying two square matrices, in float32 and, where fast, in bfloat16."""
-    found = {}
-    for dtype in (torch.float32, torch.bfloat16)[: 1 + precision.FAST_BFLOAT16]:
-        a = torch.randn(size, size, device=DEVICE).to(dtype)
-        found[dtype] = 2 * size**3 / seconds(lambda a=a: a @ a)
-    return found
+def matrix_rate(dtype: torch.dtype, size: int = 8192 if ON_GPU else 2048) -> float:
+    """Floating-point operations per second when multiplying two square matrices."""
+    a = torch.randn(size, size, device=DEVICE).to(dtype)
+    return 2 * size**3 / seconds(lambda: a @ a)
+
+
+def matrix_rates() -> dict[torch.dtype, float]:
+    """The matrix rates in float32 and, where fast, in bfloat16."""
+    return {dtype: matrix_rate(dtype) for dtype in (torch.float32, torch.bfloat16)[: 1 + precision.FAST_BFLOAT16]}
 
 
 def rates() -> list[Rate]:
@@ -124,8 +132,8 @@ def rates() -> list[Rate]:
     return found
 
 
-def main() -> None:
-    """Print the rates as a table."""
+def of_the_study() -> None:
+    """Print the rates of the study's own work as a table."""
     limit = matrix_rates()
     told = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}" for dtype, rate in limit.items())
     print(f"{DEVICE}, {torch.get_num_threads()} threads; large matrices are multiplied at {told}")
@@ -139,5 +147,39 @@ def main() -> None:
         print(f"{r.items:10,.1f} {each:>11} {share:>19}  {r.name}")
 
 
+def of_a_setup(name: str, images: int, batch: int, steps: int) -> None:
+    """Print the paces of a setup beside the stock ways' as a table; `steps` of drawing, or the setup's if 0."""
+    import transformers
+
+    from lib.desk import stock  # seconds to import
+    from lib.ground.setups import setup_named
+    from lib.scale.halves import DTYPES
+
+    transformers.utils.logging.disable_progress_bar()
+    setup = setup_named(name)
+    steps = steps or setup.sampling.steps
+    how = replace(setup.sampling, steps=steps, guided=steps)
+    dtype = DTYPES[setup.training.precision]
+    limit, device = matrix_rate(dtype), torch.cuda.get_device_name() if ON_GPU else "CPU"
+    print(f"{setup.name} on {device}, {torch.get_num_threads()} threads")
+    print(f"{how.steps} steps of {how.sampler} at {how.resolution} px")
+    print(f"large matrices are multiplied at {limit / 1e9:,.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}")
+    print(*stock.table(list(stock.paces(replace(setup, sampling=how), images, batch)), limit), sep="\n")
+
+
+def main(arguments: Sequence[str] = ()) -> None:
+    """Print tables of rates."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--setup", default="", help="name or path; without it: the study's own work")
+    parser.add_argument("--images", type=int, default=16 if ON_GPU else 2, help="drawn at once")
+    parser.add_argument("--batch", type=int, default=32 if ON_GPU else 4, help="items of an update")
+    parser.add_argument("--steps", type=int, default=0, help="of drawing; 0: the setup's")
+    chosen = parser.parse_args(arguments)
+    if chosen.setup:
+        of_a_setup(chosen.setup, chosen.images, chosen.batch, chosen.steps)
+    else:
+        of_the_study()
+
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

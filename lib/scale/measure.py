@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lib.ground.cache import save_json
 from lib.ground.paths import CACHE
 from lib.ground.setups import FOLDER, Sampling, Setup, Training
+from lib.methods.training import sent
 from lib.scale import blank, budget, unets
 from lib.scale.drawing import Drawing, drawn
 from lib.scale.draws import items
@@ -59,13 +60,13 @@ def measured(shape: str, batch: int = 4, steps: int = 2, precision: str = "fp32"
         torch.manual_seed(0)
         pipe = blank.blank_pipeline(Path(folder), shape).to(accelerator.device)
         image = timed(lambda: list(drawn(pipe, ["a dog"], [0], Drawing.of(setup, {}), 1)))
+        trainable(pipe, setup.training)
         update = timed(one_update(accelerator, pipe, setup.training, batch, Path(folder)))
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _peak()
     return {
         "shape": shape, "batch": batch, "steps": steps, "precision": precision, "device": accelerator.device.type,
         "threads": torch.get_num_threads(), "torch": torch.__version__, "peak_bytes": peak,
-        "image_seconds": image[0], "image_operations": image[1],
-        "update_seconds": update[0], "update_operations": update[1],
+        **{f"image_{k}": v for k, v in image.items()}, **{f"update_{k}": v for k, v in update.items()},
     }  # fmt: skip
 
 
@@ -77,31 +78,42 @@ def setup_of(found: dict) -> Setup:
 
 
 def one_update(accelerator, pipe, training: Training, batch: int, folder: Path) -> Callable[[], None]:
-    """A function that does one update of the whole U-Net on random latents, ready to run."""
+    """A function that does one update of what learns in the U-Net on random latents."""
     shape = (pipe.unet.config.in_channels, pipe.unet.config.sample_size, pipe.unet.config.sample_size)
-    halve_frozen(pipe, DTYPES[training.precision])
     loss = unets.Loss(pipe, [unets.Stream(Noise(shape))], [1 / batch], unets.EMPTY, training)
-    chosen = items([8], [batch], shape, pipe.scheduler.config.num_train_timesteps, "even", [torch.Generator()])
-    arrays = loss.batch(chosen)
-    pipe.unet.requires_grad_(True).train().enable_gradient_checkpointing()
     tuning = Tuning(accelerator, pipe.unet, "measured", folder, training, Upkeep())
 
     def update() -> None:
-        parts = [[x[here].to(accelerator.device) for x in arrays] for here in micro_batches(batch, training.micro_batch)]
+        drawn = items([8], [batch], shape, pipe.scheduler.config.num_train_timesteps, "even", [torch.Generator()])
+        arrays = loss.batch(drawn)
+        parts = [[sent(x[here], accelerator.device) for x in arrays] for here in micro_batches(batch, training.micro_batch)]
         tuning.update((lambda p=p: loss(tuning.network, *p) for p in parts), 1e-5)
 
     return update
 
 
-def timed(work: Callable[[], object]) -> tuple[float, int]:
-    """Seconds that `work` takes, and its operations as PyTorch counts them while it runs."""
+def trainable(pipe, training: Training) -> None:
+    """Make ready what the options train: the whole U-Net in float32, or a LoRA on it; the rest is frozen in half."""
+    halve_frozen(pipe, DTYPES[training.precision])
+    if training.lora_rank:
+        unets.add_lora(pipe.unet, training.lora_rank, DTYPES[training.precision])
+    else:
+        pipe.unet.requires_grad_(True)
+    pipe.unet.train()
+    if training.gradient_checkpointing:
+        pipe.unet.enable_gradient_checkpointing()
+
+
+def timed(work: Callable[[], object]) -> dict[str, float]:
+    """Seconds that `work` takes, seconds of the CPU's threads in them (on a machine shared with others, divided by their
+    number, they say what it would take alone), and its operations as PyTorch counts them while it runs."""
     with FlopCounterMode(display=False) as counter:
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         work()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
-    return round(seconds, 3), counter.get_total_flops()
+        seconds, busy = time.perf_counter() - start, time.process_time() - busy
+    return {"seconds": round(seconds, 3), "cpu_seconds": round(busy, 3), "operations": counter.get_total_flops()}
 
 
 def kept() -> list[dict]:
