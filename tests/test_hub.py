@@ -178,3 +178,16 @@ def test_clips_are_found_or_refused_by_name(tmp_path):
         hub.load_clip(ClipSource("ViT-L-14", "x"))
     with pytest.raises(ValueError, match=r"expected a name that open_clip knows, such as ViT-L-14, not 'ViT-L-15'"):
         hub.load_clip(ClipSource("ViT-L-15", "openai"))
+
+
+def test_clip_weights_that_cannot_be_fetched_are_named(monkeypatch):
+    import httpx
+
+    def unreachable(*_):
+        raise httpx.ConnectError("[Errno -2] Name or service not known\nand more")
+
+    monkeypatch.setattr(hub.models, "load_clip", unreachable)
+    with pytest.raises(OSError) as error:
+        hub.load_clip(ClipSource("ViT-L-14", "openai"))
+    how = "save them elsewhere in open_clip's layout, and set clip.source to that folder"
+    assert str(error.value) == f"the weights of ViT-L-14 (openai) cannot be fetched (ConnectError): {how}"

@@ -164,10 +164,13 @@ def twice(setup, made, tmp_path_factory) -> Path:
               "sgd": True} for n, place in places.items()]  # fmt: skip
     resumed = [{"processes": 2, "configs": [at("killed", task)]} for task in WRITTEN]
     jobs += [job | more for job, kill in zip(resumed, KILLED.values(), strict=True) for more in ({"kill": kill}, {})]
+    jobs.append({"processes": 2, "configs": [at("other", "embed")], "differ": {"batch": 3}})
     (path := folder / "jobs.json").write_text(json.dumps(jobs))
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, Path(__file__).with_name("twofold.py"), path], check=True, env=env)
+    command = [sys.executable, Path(__file__).with_name("twofold.py"), path]
+    (folder / "errors").write_text(subprocess.run(command, check=True, env=env, stderr=subprocess.PIPE, text=True).stderr)
     statuses = json.loads(path.with_suffix(".out").read_text())
+    assert statuses.pop() == [1, 1]
     assert statuses[:4] == [[0], [0, 0], [0], [0, 0]]
     for killed, again, (rank, update) in zip(statuses[4::2], statuses[5::2], KILLED.values(), strict=True):
         assert killed[rank] == -signal.SIGKILL and killed[1 - rank] not in (0, 1) and again == [0, 0], (rank, update)
@@ -203,6 +206,11 @@ def test_two_processes_killed_after_any_update_and_resumed_write_the_same_bytes(
     whole, resumed = (contents(made_in(twice, place, task)) for place in ("two", "killed"))
     assert whole.keys() == resumed.keys() and WRITTEN[task] in whole
     assert {name for name in whole if whole[name] != resumed[name]} == set(), KILLED[task]
+
+
+def test_processes_with_other_configs_refuse_to_work(twice):
+    said = "ValueError: processes 0 and 1 disagree about the task, the code or library versions: all hosts need the same"
+    assert (twice / "errors").read_text().count(said) == 2 and not (twice / "other").exists()
 
 
 # ---- launches ------------------------------------------------------------------------------------------------------
@@ -283,6 +291,21 @@ def test_a_process_says_what_to_do_when_gpu_memory_is_exhausted_and_knows_when_a
     assert worker.in_one_line(ValueError("a\n b")) == "a b" and worker.in_one_line(KeyError("x")) == "KeyError: 'x'"
     assert worker.secondary(RuntimeError("[/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:1"))
     assert not worker.secondary(RuntimeError("no luck")) and not worker.secondary(ValueError("Connection closed by peer"))
+
+
+def test_exhausted_gpu_memory_is_told_in_one_line(setup, tmp_path, monkeypatch):
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation")
+
+    (tmp_path / "config.json").write_text(json.dumps({"task": "sample", "setup": str(setup), "folder": str(tmp_path)}))
+    monkeypatch.setitem(tasks.TASKS, "sample", exhausted)
+    monkeypatch.setattr(worker, "end_with_launcher", lambda: None)
+    assert worker.main(tmp_path / "config.json") == 1
+    told = launch.first_failure(tmp_path, "", Machines())
+    assert told == (
+        "process 0 of 1 failed: GPU memory is exhausted: lower training.micro_batch or the batch of images, set "
+        "gradient_checkpointing or ema_offload = true, or use more processes"
+    )
 
 
 def test_a_process_ends_when_the_notebook_that_launched_it_has_ended(monkeypatch):

@@ -2,6 +2,7 @@
 
 A job is a list of `configs` of `lib.scale.worker`, run one after another by each of `processes`; `sgd`: by gradient descent
 instead of AdamW, which hides a wrong scale of gradients; `kill`: [rank, update], that process is killed after that update.
+`differ`: process 1 has these values in its configs, which the others have not.
 The exit statuses of each job's processes are written to `jobs.json` with the suffix `.out`.
 """
 
@@ -46,7 +47,7 @@ def be(job: dict, rank: int, port: int) -> None:
 
         tuning.Tuning.update = deadly
     for config in job["configs"]:
-        worker.run(config)
+        worker.run(config | (job.get("differ", {}) if rank == 1 else {}))
     os._exit(0)
 
 
