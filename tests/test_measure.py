@@ -2,14 +2,12 @@
 
 import gc
 import json
-import weakref
 
 import pytest
 import torch
-from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from lib.scale import measure
+from lib.scale import blank, measure
 
 
 def test_a_measured_step_has_the_operations_of_the_arithmetic():
@@ -31,26 +29,20 @@ def test_ours_gives_way_to_the_readers(tmp_path, monkeypatch):
     assert [(f["shape"], f["by"]) for f in measure.kept()] == [("true", "ours"), ("tiny", "theirs")]
 
 
-def test_operations_are_those_of_pytorch_s_counter_and_no_activation_outlives_its_update():
-    network, x, kept = torch.nn.Sequential(torch.nn.Linear(9, 9), torch.nn.Linear(9, 9)), torch.ones(2, 9), []
-    x.requires_grad_()
-    for layer in network:
-        layer.register_forward_hook(lambda module, args, out: kept.append(weakref.ref(out)))
-
-    def update() -> None:
-        checkpoint(network, x, use_reentrant=False).sum().backward()
-
-    gc.disable()
-    try:
-        with measure.Operations() as counter:
-            update()
-            assert {ref() for ref in kept} == {None}
-    finally:
+def test_operations_are_those_of_pytorch_s_counter_which_keeps_activations():
+    unet = blank.blank_parts("tiny")["unet"].train()
+    unet.enable_gradient_checkpointing()
+    weights = sum(p.numel() for p in unet.parameters())
+    counters, held = [measure.Operations(), FlopCounterMode(display=False)], []
+    for counter in counters:
+        gc.collect()
+        gc.disable()
+        with counter:
+            unet(torch.randn(8, 4, 8, 8), torch.tensor(1), torch.randn(8, 77, 32)).sample.sum().backward()
+            held.append(sum(x.numel() for x in gc.get_objects() if type(x) in (torch.Tensor, torch.nn.Parameter)))
         gc.enable()
-    with FlopCounterMode(display=False) as theirs:
-        update()
-    assert counter.total == theirs.get_total_flops() > 0
-    assert measure.timed(update)["operations"] == counter.total
+    assert counters[0].total == counters[1].get_total_flops() > 0
+    assert held[0] < 2.1 * weights < 3 * weights < held[1]  # weights and gradients
 
 
 def test_what_was_measured_at_true_size_fits_the_arithmetic_and_20_gb():
