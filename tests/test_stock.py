@@ -15,7 +15,7 @@ def setup(tmp_path_factory) -> Setup:
     return setup_named(tiny.write_tiny(tmp_path_factory.mktemp("tiny")))
 
 
-def test_each_part_has_a_pace_beside_the_stock_way_s(setup, monkeypatch, capsys):
+def test_each_part_has_a_pace_and_a_stock_way_beside_it(setup, monkeypatch, capsys):
     monkeypatch.setattr(bench, "matrix_rate", lambda dtype: 1e12)
     path = str(Path(setup.model.source).parent / "tiny.toml")
     bench.main(["--setup", path, "--images", "2", "--batch", "3", "--steps", "2"])
@@ -28,11 +28,11 @@ def test_each_part_has_a_pace_beside_the_stock_way_s(setup, monkeypatch, capsys)
     assert float(lines[5].split("differ by ")[1].split()[0]) < 0.01
 
 
-def test_ours_is_compared_with_the_stock_way_below_it():
+def test_ours_is_compared_with_the_stock_way_that_follows():
     found = [stock.Pace("a", 6.0, 5e10, 2_000_000_000), stock.Pace("a by b", 4.0, 1e11, None), stock.Pace("c", 1.0, 0, None)]
     lines = list(stock.table(found, 1e12))
-    assert lines[1].split() == ["6", "50", "30%", "1.50", "2.0", "a"]
-    assert lines[2].split() == ["4", "100", "40%", "a", "by", "b"] and lines[3].split() == ["1", "0", "c"]
+    assert lines[1].split() == ["6", "50", "30%", "2.0", "a"]
+    assert lines[2].split() == ["4", "100", "40%", "1.50", "a", "by", "b"] and lines[3].split() == ["1", "0", "c"]
 
 
 def test_both_ways_to_train_take_the_same_items_in_the_same_micro_batches(setup, monkeypatch, tmp_path):

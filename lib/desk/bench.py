@@ -164,7 +164,8 @@ def of_a_setup(name: str, images: int, batch: int, steps: int) -> None:
     print(f"{setup.name} on {device}, {torch.get_num_threads()} threads")
     print(f"{how.steps} steps of {how.sampler} at {how.resolution} px")
     print(f"large matrices are multiplied at {limit / 1e9:,.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}")
-    print(*stock.table(list(stock.paces(replace(setup, sampling=how), images, batch)), limit), sep="\n")
+    for line in stock.table(stock.paces(replace(setup, sampling=how), images, batch), limit):
+        print(line, flush=True)
 
 
 def main(arguments: Sequence[str] = ()) -> None:
