@@ -184,8 +184,8 @@ def plain_loss(accelerator, pipe, x: torch.Tensor, ids: torch.Tensor) -> torch.T
 
 
 def table(found: Iterable[Pace], limit: float) -> Iterator[str]:
-    """Lines of a table, as paces come: each with its share of `limit`, operations per second, and beside a stock way how many
-    times as fast ours is, which came before it."""
+    """Lines of a table, as paces come: each with its share of `limit` (operations per second), and beside a stock way how
+    many times as fast ours is, which came before it."""
     yield f"{'per second':>10} {'GFLOP each':>11} {'of the matrix rate':>19} {'ours over it':>12} {'peak GB':>8}"
     ours = None
     for p in found:
