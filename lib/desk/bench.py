@@ -171,7 +171,7 @@ def of_a_setup(name: str, images: int, batch: int, steps: int) -> None:
 def main(arguments: Sequence[str] = ()) -> None:
     """Print tables of rates."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--setup", default="", help="name or path, to compare; without it or with mini: the study's own work")
+    parser.add_argument("--setup", default="", help="name or path; without it: the study's own work")
     parser.add_argument("--images", type=int, default=16 if ON_GPU else 2, help="drawn at once")
     parser.add_argument("--batch", type=int, default=32 if ON_GPU else 4, help="items of an update")
     parser.add_argument("--steps", type=int, default=0, help="of drawing; 0: the setup's")

@@ -144,7 +144,10 @@ def ours_update(setup: Setup, accelerator, batch: int, folder: Path) -> Callable
 
 def plain_update(setup: Setup, accelerator, batch: int) -> Callable[[], None]:
     """A function that does one update of a plain loop on images in memory, after Hugging Face's example."""
+    from diffusers import DDPMScheduler
+
     pipe, t = pipeline(setup, accelerator), setup.training
+    scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
     measure.trainable(pipe, setup.training)
     learnt = [p for p in pipe.unet.parameters() if p.requires_grad]
     optimiser, side = torch.optim.AdamW(learnt, lr=1e-5), setup.sampling.resolution
@@ -156,7 +159,7 @@ def plain_update(setup: Setup, accelerator, batch: int) -> Callable[[], None]:
 
     def update() -> None:
         for x, tokens in parts:
-            loss = plain_loss(accelerator, pipe, x.to(pipe.device), tokens.to(pipe.device))
+            loss = plain_loss(accelerator, pipe, scheduler, x.to(pipe.device), tokens.to(pipe.device))
             accelerator.backward(loss / len(parts))
             loss.item()
         accelerator.clip_grad_norm_(learnt, 1.0)
@@ -166,18 +169,18 @@ def plain_update(setup: Setup, accelerator, batch: int) -> Callable[[], None]:
     return update
 
 
-def plain_loss(accelerator, pipe, x: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """The mean loss of images [image, 3, height, width] with token numbers, from nothing but the pipeline's parts."""
+def plain_loss(accelerator, pipe, scheduler, x: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """The mean loss of images [image, 3, height, width] with token numbers, from nothing but diffusers' own parts."""
     with torch.no_grad():
         latents = pipe.vae.encode(x).latent_dist.sample() * pipe.vae.config.scaling_factor
         states = pipe.text_encoder(ids).last_hidden_state
     noise = torch.randn_like(latents)
-    t = torch.randint(pipe.scheduler.config.num_train_timesteps, (len(x),), device=x.device)
-    noisy = pipe.scheduler.add_noise(latents, noise, t)
+    t = torch.randint(scheduler.config.num_train_timesteps, (len(x),), device=x.device)
+    noisy = scheduler.add_noise(latents, noise, t)
     with accelerator.autocast():
         out = pipe.unet(noisy, t, states, return_dict=False)[0]
-    velocity = pipe.scheduler.config.prediction_type == "v_prediction"
-    return F.mse_loss(out.float(), pipe.scheduler.get_velocity(latents, noise, t) if velocity else noise)
+    velocity = scheduler.config.prediction_type == "v_prediction"
+    return F.mse_loss(out.float(), scheduler.get_velocity(latents, noise, t) if velocity else noise)
 
 
 # ---- the table -----------------------------------------------------------------------------------------------------
