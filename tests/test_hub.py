@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import huggingface_hub
 import numpy as np
@@ -117,6 +118,7 @@ def test_other_layouts_are_named(folder, tmp_path):
 
 def test_an_unreachable_hub_says_what_to_do(monkeypatch, tmp_path):
     real = huggingface_hub.snapshot_download
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between its tries
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download",
         lambda *a, **k: real(*a, **k, endpoint="http://127.0.0.1:9", cache_dir=tmp_path),
