@@ -87,5 +87,5 @@ def test_the_setup_names_what_is_there(folder):
     labels.matched(table, judged.digests, judged.prompts, every=True)
     assert set(table.rater) == {"ann", "bob"} and set(table.label) == set(labels.LABELS)
     rows, chosen = choices.groups_of(choices.load(Path(setup.raters.choices)), judged.digests, judged.prompts)
-    assert rows.shape == (6, tiny.JUDGED) and len(chosen) == 6
+    assert rows.shape == (2 * len(tiny.ASKED), tiny.JUDGED) and len(chosen) == len(rows)
     assert len(pairs.shard_paths(setup.pairs)) == 2 and len(fidelity.coco_pairs(setup.fidelity)) == 10

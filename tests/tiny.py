@@ -27,8 +27,10 @@ from lib.feedback import choices, labels
 from lib.ground.setups import FOLDER
 from lib.images.sampling import ImageSet, image_digest
 from lib.scale import blank, shards
+from lib.world.prompts import UNSEEN, grid
 
 PROMPTS = ("Two blue dogs in the forest.", "A red colored apple.", "six cats in San Francisco at night.")
+ASKED = (*grid(counts=(6, 4, 4, 6)), *grid(UNSEEN, (3, 2, 2, 3)))  # prompts of the images that were judged
 JUDGED = 4  # images per prompt
 PAIRS = 12  # per shard
 
@@ -148,11 +150,11 @@ def write_labels(path: Path, digests, prompts) -> pd.DataFrame:
 
 def write_choices(path: Path, images: ImageSet) -> pd.DataFrame:
     """Of the images of each prompt, the one that each of two users chose."""
-    shown = {p: [d for d, q in zip(images.digests, images.prompts, strict=True) if q == p] for p in PROMPTS}
+    shown = {p: [d for d, q in zip(images.digests, images.prompts, strict=True) if q == p] for p in ASKED}
     table = pd.DataFrame([
         {"prompt": p, "images": shown[p], "chosen": (i + k) % JUDGED, "user": user, "time": "2026-01-01T00:00:00",
          "source": "human"}
-        for i, p in enumerate(PROMPTS) for k, user in enumerate(("ann", "bob"))
+        for i, p in enumerate(ASKED) for k, user in enumerate(("ann", "bob"))
     ])  # fmt: skip
     choices.save(path, table)
     return table
@@ -160,14 +162,14 @@ def write_choices(path: Path, images: ImageSet) -> pd.DataFrame:
 
 def judged() -> ImageSet:
     """The images that were judged."""
-    prompts, numbers = [p for p in PROMPTS for _ in range(JUDGED)], [n for _ in PROMPTS for n in range(JUDGED)]
+    prompts, numbers = [p for p in ASKED for _ in range(JUDGED)], [n for _ in ASKED for n in range(JUDGED)]
     pixels = np.stack([picture(2000 + i) for i in range(len(prompts))])
     return ImageSet(pixels, "judged", prompts, numbers, [image_digest(x) for x in pixels])
 
 
 def write_judged(folder: Path) -> None:
     """The archive of the images that were judged, in two shards."""
-    images, half = judged(), JUDGED * len(PROMPTS) // 2
+    images, half = judged(), JUDGED * len(ASKED) // 2
     for shard in range(2):
         part = images.part(list(range(half * shard, half * (shard + 1))))
         shards.write_shard(folder, shard, part.pixels, part.stream, part.prompts, part.numbers)

@@ -7,13 +7,19 @@ A relative path in a setup is relative to the folder STUDY_DATA if that is set, 
 import os
 import re
 import tomllib
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 
+from lib.ground.cache import digest_of
 from lib.ground.domains import fits, wanted
 from lib.ground.paths import DATA
+from lib.ground.sizes import Size, size_named
 
 FOLDER = DATA / "setups"
+
+
+class NotServed(LookupError):
+    """What a setup cannot serve, and why, in one line: judges, for instance, know the emoji world only."""
 
 
 def check_fields(part, **domains: str | tuple[str, ...]) -> None:
@@ -27,13 +33,8 @@ def check_fields(part, **domains: str | tuple[str, ...]) -> None:
             good = isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
             _must(part, f.name, value, good, "a table of strings")
         else:
-            _must(
-                part,
-                f.name,
-                value,
-                fits(value, f.type, domain or "may be empty"),
-                wanted(f.type, domain).replace("tuple", "list"),
-            )
+            right = wanted(f.type, domain).replace("tuple", "list")
+            _must(part, f.name, value, fits(value, f.type, domain or "may be empty"), right)
 
 
 def _must(part, name: str, value, good, right: str) -> None:
@@ -75,13 +76,8 @@ class ClipSource:
     def __post_init__(self):
         check_fields(self)
         if self.source != "mini" and not is_path(self.source):
-            _must(
-                self,
-                "pretrained",
-                self.pretrained,
-                self.pretrained,
-                f"the name of weights for {self.source}, such as openai",
-            )
+            right = f"the name of weights for {self.source}, such as openai"
+            _must(self, "pretrained", self.pretrained, self.pretrained, right)
 
 
 @dataclass(frozen=True)
@@ -190,6 +186,16 @@ class Setup:
     fidelity: FidelitySource = FidelitySource()
     sampling: Sampling = Sampling()
     training: Training = Training()
+    size: dict = field(default_factory=dict)  # values of `lib.ground.sizes.Size` in place of those of the size that runs
+
+    def sized(self, name: str) -> Size:
+        """The size of this name with the setup's own values."""
+        return replace(size_named(name), **{k: _read(None, v, k) for k, v in self.size.items()})
+
+    @property
+    def identity(self) -> str:
+        """Its name with the start of its digest: a changed file is another setup."""
+        return f"{self.name}-{digest_of(asdict(self))[:8]}"
 
 
 PATHS = {"model": ("source",), "clip": ("source",), "raters": ("labels", "choices", "images"), "pairs": ("paths",),
@@ -211,12 +217,14 @@ def setup_named(name: str | Path = "mini") -> Setup:
         raise ValueError(f"{path} is not TOML: {error}") from None
     try:
         setup = replace(_made(Setup, table, ""), name=path.stem)
-    except ValueError as error:
+        setup.sized("smoke")
+    except (TypeError, ValueError) as error:  # TypeError: a size has no such value
         raise ValueError(f"{path}: {error}") from None
     base = Path(os.environ.get("STUDY_DATA") or path.parent).expanduser().absolute()
     for part, key in ((part, key) for part, keys in PATHS.items() for key in keys):
         value = getattr(getattr(setup, part), key)
-        found = tuple(_absolute(v, base) for v in value) if isinstance(value, tuple) else _absolute(value, base)
+        paths = [v and os.path.normpath(base / os.path.expanduser(v)) for v in ([value], value)[isinstance(value, tuple)]]
+        found = tuple(paths) if isinstance(value, tuple) else paths[0]
         if key != "source" or is_path(value):
             setup = replace(setup, **{part: replace(getattr(setup, part), **{key: found})})
     return setup
@@ -225,10 +233,6 @@ def setup_named(name: str | Path = "mini") -> Setup:
 def is_path(source: str) -> bool:
     """Whether the source of a model is a folder, not a name."""
     return source.startswith((".", "/", "~"))
-
-
-def _absolute(path: str, base: Path) -> str:
-    return os.path.normpath(base / os.path.expanduser(path)) if path else ""
 
 
 def _made(kind: type, table: dict, where: str):
@@ -243,6 +247,4 @@ def _made(kind: type, table: dict, where: str):
 
 
 def _read(kind, value, where: str):
-    if is_dataclass(kind):
-        return _made(kind, value, f"{where}.")
-    return tuple(value) if isinstance(value, list) else value
+    return _made(kind, value, f"{where}.") if is_dataclass(kind) else tuple(value) if isinstance(value, list) else value

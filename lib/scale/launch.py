@@ -1,12 +1,14 @@
 """Stages that run in several processes: children of the notebook's kernel, launched by `accelerate`, never inside it.
 
 (A launcher inside a kernel fails once anything has touched the GPU.) The number of processes and hosts changes no result and
-is no part of a stage's key. STUDY_PROCESSES is the number of processes on this host: one per GPU unless set, or one.
+is no part of a stage's key. STUDY_PROCESSES is the number of processes on this host: one per GPU unless set, or one. With
+STUDY_STAY, which notebooks set, they stay for the next stage (`lib.scale.crew`).
 
 Several hosts that share STUDY_CACHE: set on each STUDY_HOSTS (how many), STUDY_HOST (which this is, from 0) and
 STUDY_ADDRESS (host 0's, such as node0:29500). Run the study on host 0; `python -m lib.scale.launch` on the others joins in.
 """
 
+import functools
 import json
 import os
 import re
@@ -70,14 +72,14 @@ def launched(
     Raises `LaunchFailed` in one line that names the process that failed first. What else was printed is in
     `_partial/launch/log.txt`. If this process ends, those that it launched end, too.
     """
-    on, work = on or machines(), folder / PARTIAL / "launch"
+    on, work, stays = on or machines(), folder / PARTIAL / "launch", os.environ.get("STUDY_STAY")
     shutil.rmtree(work, ignore_errors=True)
     save_json(work / "config.json", {**config, "task": task, "folder": str(folder)})
     call = CACHE / "launches" / f"{time.time_ns()}.json"
     if on.hosts > 1:
         save_json(call, {"work": str(work)})
     try:
-        status, log = _run(work, on, tell)
+        status, log = crew_of(on).run(work, tell) if stays and on.hosts == 1 else _run(work, on, tell)
     finally:
         call.unlink(missing_ok=True)
     if status:
@@ -122,16 +124,8 @@ def join() -> None:
 
 def _run(work: Path, on: Machines, tell: Callable[[str], None]) -> tuple[int, str]:
     """Exit status and output of the launcher on this host."""
-    settings = work / f"accelerate-{on.host}.json"
-    settings.write_text(as_json(_settings(on)))
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(settings)]
-    command += ["-m", "lib.scale.worker", str(work / "config.json")]
     log = work / f"log-{on.host}.txt" if on.host else work / "log.txt"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with (
-        open(log, "w", encoding="utf-8") as kept,
-        subprocess.Popen(command, **pipes, text=True, encoding="utf-8", errors="replace", env=_environment(on)) as child,
-    ):
+    with open(log, "w", encoding="utf-8") as kept, started(work, on, work / "config.json") as child:
         try:
             for line in child.stdout:
                 kept.write(line)
@@ -143,6 +137,24 @@ def _run(work: Path, on: Machines, tell: Callable[[str], None]) -> tuple[int, st
             child.terminate()
             raise
     return child.returncode, log.read_text("utf-8")
+
+
+def started(work: Path, on: Machines, what: Path) -> subprocess.Popen:
+    """The launcher on this host, of workers that are told `what` to do; its settings are kept in `work`."""
+    settings = work / f"accelerate-{on.host}.json"
+    settings.write_text(as_json(_settings(on)))
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(settings)]
+    command += ["-m", "lib.scale.worker", str(what)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, **pipes, text=True, encoding="utf-8", errors="replace", env=_environment(on))
+
+
+@functools.cache
+def crew_of(on: Machines):
+    """The processes that stay, started when they are first needed."""
+    from lib.scale.crew import Crew
+
+    return Crew(on)
 
 
 def _settings(on: Machines) -> dict:

@@ -70,14 +70,13 @@ def close_latents(source: PairSource, folder: Path) -> Tally:
 
 
 class PairLatents:
-    """Latents and captions in a folder that `close_latents` closed, read when they are asked for."""
+    """Latents and captions in folders that `close_latents` closed, one after the other, read when they are asked for."""
 
-    def __init__(self, folder: Path):
-        if not (folder / "pairs.json").exists():
-            raise FileNotFoundError(
-                f"{folder / 'pairs.json'} is missing: expected a folder of latents, closed after encoding"
-            )
-        tallies = {p: json.loads(p.read_text("utf-8"))["good"] for p in sorted(folder.glob("[0-9]*.json"))}
+    def __init__(self, *folders: Path):
+        for lost in (f / "pairs.json" for f in folders if not (f / "pairs.json").exists()):
+            raise FileNotFoundError(f"{lost} is missing: expected a folder of latents, closed after encoding")
+        found = [p for folder in folders for p in sorted(folder.glob("[0-9]*.json"))]
+        tallies = {p: json.loads(p.read_text("utf-8"))["good"] for p in found}
         self.paths = [p.with_suffix(".safetensors") for p, good in tallies.items() if good]
         self.ends = np.cumsum([good for good in tallies.values() if good]).tolist()
 

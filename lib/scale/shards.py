@@ -2,10 +2,12 @@
 
     00000.tar       00000000.png, 00000001.png, …
     00000.parquet   of each: stream, prompt, number, digest of the pixels, and where in the tar its bytes are
+    index.parquet   of all: stream, prompt, number, digest, as in a stage of `lib.images.sampling`
     shards.json     number of images and SHA-256 of each shard, written last
 
-Whatever slices `ImageSet.pixels` (embeddings, features, latents) works on such a set unchanged. Images that people judged
-are archived in this form, because another machine would draw other last digits, and labels know an image by its pixels.
+`lib.images.sampling.load_images` opens a stage of such shards, too. Whatever slices `ImageSet.pixels` (embeddings, features,
+latents) works on such a set unchanged. Images that people judged are archived in this form, because another machine would
+draw other last digits, and labels know an image by its pixels.
 """
 
 import io
@@ -20,10 +22,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from lib.ground.cache import atomic_write, file_digest, save_json
+from lib.ground.cache import STAND_INS, Artifact, atomic_write, file_digest, save_json, stage
 from lib.images.sampling import ImageSet, image_digest
 
 PER_SHARD = 256  # 512 px images: 120 MB
+NAMED = ["stream", "prompt", "number", "digest"]
 
 
 @dataclass(frozen=True)
@@ -64,16 +67,19 @@ class Pixels:
         rows = np.arange(len(self))[rows]
         return Pixels(self.paths, self.shard[rows], self.offset[rows], self.size[rows], [self.digests[r] for r in rows])
 
-    def _read(self, row: int) -> np.ndarray:
-        path = self.paths[self.shard[row]]
-        with open(path, "rb") as file:
+    def kept(self, row: int) -> tuple[bytes, str]:
+        """The file of an image as it is kept, and the digest that its pixels should have."""
+        with open(self.paths[self.shard[row]], "rb") as file:
             file.seek(self.offset[row])
-            content = file.read(self.size[row])
+            return file.read(self.size[row]), self.digests[row]
+
+    def _read(self, row: int) -> np.ndarray:
+        path, (content, digest) = self.paths[self.shard[row]], self.kept(row)
         try:
             pixels = np.asarray(Image.open(io.BytesIO(content)))
         except OSError:
             pixels = None
-        if pixels is None or image_digest(pixels) != self.digests[row]:
+        if pixels is None or image_digest(pixels) != digest:
             raise ValueError(f"image {self.digests[row][:12]} in {path} is damaged: restore the shard, or draw it again")
         return pixels
 
@@ -103,13 +109,12 @@ def write_shard(
     partial = path.with_suffix(".partial")
     digests = []
     with tarfile.open(partial, "w") as tar:
-        for row, image in enumerate(pixels):
-            Image.fromarray(image).save(file := io.BytesIO(), "PNG")
+        for row in range(len(pixels)):
+            content, digest = pixels.kept(row) if isinstance(pixels, Pixels) else _encoded(pixels[row])
             member = tarfile.TarInfo(f"{row:08d}.png")
-            member.size = file.tell()
-            file.seek(0)
-            tar.addfile(member, file)
-            digests.append(image_digest(image))
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+            digests.append(digest)
     with tarfile.open(partial) as tar:
         places = [(m.offset_data, m.size) for m in tar]
     os.replace(partial, path)
@@ -118,6 +123,11 @@ def write_shard(
         | {"offset": [o for o, _ in places], "size": [s for _, s in places]}
     )
     atomic_write(path.with_suffix(".parquet"), table.to_parquet(index=False))
+
+
+def _encoded(image: np.ndarray) -> tuple[bytes, str]:
+    Image.fromarray(image).save(file := io.BytesIO(), "PNG")
+    return file.getvalue(), image_digest(image)
 
 
 def written(folder: Path, number: int) -> bool:
@@ -134,12 +144,13 @@ def finish(folder: Path, count: int | None = None) -> None:
     for number in range(there if count is None else count, there):
         for kind in ("tar", "parquet"):
             (folder / f"{number:05d}.{kind}").unlink(missing_ok=True)
-    shards = {}
+    shards, tables = {}, []
     for number in range(there if count is None else count):
         if not written(folder, number) or not (folder / f"{number:05d}.tar").exists():
             raise FileNotFoundError(f"shard {number:05d} of {folder} is missing: write all shards before closing the folder")
-        table = pd.read_parquet(folder / f"{number:05d}.parquet", columns=["digest"])
-        shards[f"{number:05d}"] = {"images": len(table), "sha256": file_digest(folder / f"{number:05d}.tar")}
+        tables.append(pd.read_parquet(folder / f"{number:05d}.parquet", columns=NAMED))
+        shards[f"{number:05d}"] = {"images": len(tables[-1]), "sha256": file_digest(folder / f"{number:05d}.tar")}
+    atomic_write(folder / "index.parquet", pd.concat(tables, ignore_index=True).to_parquet(index=False))
     save_json(folder / "shards.json", shards)
 
 
@@ -193,6 +204,23 @@ def opened(folder: Path, verify: bool = False) -> ShardedSet:
     texts = dict(zip(whole.prompt.unique(), whole.prompt.unique(), strict=True))  # each distinct prompt once in memory
     prompts = [texts[p] for p in whole.prompt]
     return ShardedSet(Pixels(paths, *places, digests), whole.stream[0], prompts, whole.number.tolist(), digests)
+
+
+STAND_INS["shards.json"] = lambda folder: {"pixels": opened(folder).pixels}
+
+
+def part_of(folder: Path, rows: Sequence[int], digest: str) -> Artifact:
+    """The stage of some images of a folder of shards, in the order of `rows`; `digest` is that of the folder."""
+    rows = [int(r) for r in rows]
+
+    def make(out: Path) -> None:
+        images = opened(folder)
+        for k, start in enumerate(range(0, len(rows), PER_SHARD)):
+            part = images.part(rows[start : start + PER_SHARD])
+            write_shard(out, k, part.pixels, part.stream, part.prompts, part.numbers)
+        finish(out)
+
+    return stage("scale-part", {"rows": rows}, {"images": digest}, make)
 
 
 def _listed(folder: Path) -> dict[str, dict]:

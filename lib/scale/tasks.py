@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from lib.ground.cache import PARTIAL, file_digest, load_arrays, save_arrays, save_json
 from lib.ground.seeds import seed_of
@@ -50,8 +51,6 @@ def base(accelerator, setup: Setup, weights: str = "", lora: str = ""):
     side = setup.sampling.resolution // 2 ** (len(pipe.vae.config.block_out_channels) - 1)
     pipe.unet.register_to_config(sample_size=side)
     if weights:
-        from safetensors.torch import load_file
-
         pipe.unet.load_state_dict(load_file(weights))
     if lora:
         pipe.load_lora_weights(lora)
@@ -88,6 +87,8 @@ def embed(accelerator, setup: Setup, config: dict, tell) -> None:
     """CLIP embeddings of the images in a folder of shards and of their prompts: `image` and `text`, by shard."""
     out, images = _out(config), shards.opened(Path(config["images"]))
     clip, preprocess, tokenizer = hub.load_clip(setup.clip)
+    if config.get("clip"):  # a folder of tuned weights
+        clip.load_state_dict(load_file(Path(config["clip"]) / "open_clip_model.safetensors"))
     for _, path, here in _parts(accelerator, images, config, out, "embeddings", tell):
         arrays = {"image": embed_images(clip, preprocess, images.pixels[here], config.get("batch", 64))}
         save_arrays(path, arrays | {"text": embed_texts(clip, tokenizer, images.prompts[here])})
@@ -161,8 +162,9 @@ class Chosen:
 
 
 def stream_of(config: dict) -> Stream:
-    """A stream from plain values: a folder of `latents` and, if given, `rows`, `prefix`, and `weights` (a file of them)."""
-    data = pairs.PairLatents(Path(config["latents"]))
+    """A stream from plain values: folders of `latents` and, if given, `rows`, `prefix`, and `weights` (a file of them)."""
+    folders = config["latents"]
+    data = pairs.PairLatents(*map(Path, folders if isinstance(folders, list) else [folders]))
     if "rows" in config or config.get("prefix"):
         data = Chosen(data, config.get("rows", range(len(data))), config.get("prefix", ""))
     weights = config.get("weights")
@@ -170,12 +172,14 @@ def stream_of(config: dict) -> Stream:
 
 
 def finetune(accelerator, setup: Setup, config: dict, tell) -> None:
-    """Lee et al.'s fine-tuning of the whole U-Net on the streams `model` and `pretraining`."""
+    """Lee et al.'s fine-tuning of the whole U-Net, from the base's weights or those in `start`, on the streams `model` and
+    `pretraining`."""
     spec = FinetuneSpec(**_tuples(config["spec"]))
     streams = stream_of(config["model"]), stream_of(config["pretraining"])
     upkeep, blanks = Upkeep(**config.get("upkeep", {})), config.get("blanks", unets.EMPTY)
-    unets.finetune(accelerator, base(accelerator, setup), *streams, spec, setup.training, Path(config["folder"]), upkeep,
-                   blanks, _grid(setup, config), tell)  # fmt: skip
+    pipe = base(accelerator, setup, config.get("start", ""))
+    unets.finetune(accelerator, pipe, *streams, spec, setup.training, Path(config["folder"]), upkeep, blanks,
+                   _grid(setup, config), tell)  # fmt: skip
 
 
 def adapt(accelerator, setup: Setup, config: dict, tell) -> None:

@@ -3,6 +3,8 @@
 Every process runs the same task on its share. A process that fails writes down why, in one line, for the notebook.
 """
 
+import gc
+import itertools
 import json
 import os
 import sys
@@ -25,8 +27,30 @@ from lib.scale.tuning import MIXED
 
 
 def main(path: Path) -> int:
-    """Run the task that a config file describes; returns the exit status."""
+    """Run the task that a config file describes or, in a folder, tasks as they come; returns the exit status."""
     threading.Thread(target=end_with_launcher, daemon=True).start()
+    return stay(path) if path.is_dir() else once(path)
+
+
+def stay(folder: Path) -> int:
+    """Run the configs whose paths are put into a folder, one after the other, until one fails or standard input ends."""
+    from lib.images import models
+
+    for number in itertools.count():
+        call = folder / f"{number:06d}.task"
+        while not call.exists():
+            time.sleep(0.02)
+        if status := once(Path(call.read_text("utf-8"))):
+            return status
+        models.load_clip.cache_clear()  # some tasks tune it in place
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        (folder / f"{number:06d}.{os.environ.get('RANK', 0)}.done").touch()
+
+
+def once(path: Path) -> int:
+    """Run the task that a config file describes; returns the exit status."""
     rank = int(os.environ.get("RANK", 0))
     try:
         config = json.loads(path.read_text("utf-8"))
