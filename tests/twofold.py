@@ -1,6 +1,6 @@
 """Jobs of several processes that talk by gloo, forked from one that has imported everything: `python twofold.py jobs.json`.
 
-A job is a list of `configs` of `lib.scale.worker`, run one after another by each of `processes`; `sgd`: by gradient descent
+A job is a list of `configs` of `lib.scale.worker`, run one after another by each of `processes`, as those that stay do; `sgd`: by gradient descent
 instead of AdamW, which hides a wrong scale of gradients; `kill`: [rank, update], that process is killed after that update.
 `differ`: process 1 has these values in its configs, which the others have not.
 The exit statuses of each job's processes are written to `jobs.json` with the suffix `.out`.
@@ -15,7 +15,6 @@ import time
 import traceback
 from pathlib import Path
 
-import accelerate
 import diffusers
 import open_clip
 import peft
@@ -34,7 +33,6 @@ def be(job: dict, rank: int, port: int) -> None:
     os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": f"{job['processes']}",
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}  # fmt: skip
     torch.set_num_threads(1)
-    accelerate.Accelerator.end_training = lambda self: None  # the next config goes on with this one's group of processes
     if job.get("sgd"):
         tuning.optimiser_of = lambda parameters, *_: torch.optim.SGD(parameters, lr=0.0)
     if rank == job.get("kill", [None])[0]:
