@@ -1,8 +1,8 @@
 """Jobs of several processes that talk by gloo, forked from one that has imported everything: `python twofold.py jobs.json`.
 
-A job is a list of `configs` of `lib.scale.worker`, run one after another by each of `processes`, as those that stay do; `sgd`: by gradient descent
-instead of AdamW, which hides a wrong scale of gradients; `kill`: [rank, update], that process is killed after that update.
-`differ`: process 1 has these values in its configs, which the others have not.
+A job is a list of `configs` of `lib.scale.worker`, run one after another by each of `processes`, as by those that stay;
+`sgd`: by gradient descent instead of AdamW, which hides a wrong scale of gradients; `kill`: [rank, update], that process is
+killed after that update; `differ`: process 1 has these values in its configs, which the others have not.
 The exit statuses of each job's processes are written to `jobs.json` with the suffix `.out`.
 """
 
