@@ -75,7 +75,8 @@ pack: env  ## the study and the wheels that a GPU machine without network lacks,
 	$(RUN) -m lib.desk.pack $(if $(TO),"$(TO)")
 
 bench: env  ## speed of this machine at the study's work (SETUP=lee-sd15: at that size, beside diffusers' own loops)
-	$(RUN) -m lib.desk.bench$(if $(SETUP), --setup "$(SETUP)")
+	$(if $(filter mini,$(SETUP)),$(RUN) -m lib.desk.bench)
+	$(RUN) -m lib.desk.stock --setup "$(SETUP)"
 
 pretrain: env  ## train the shipped models again (BUDGET=minutes)
 	$(RUN) -m pretrain $(if $(BUDGET),--minutes "$(BUDGET)")

@@ -81,7 +81,7 @@ UNMAPPED = {
     "feedback": {"pictures", "incoming", "exchange", "formats", "labelstudio"},
     "methods": {"lessons"},
     "scale": {"checkpoints", "drawing", "draws", "grid", "halves", "measure", "preferring", "tasks", "tuning"},
-    "desk": {"campaign", "environment", "fence", "fresh", "parameters", "readme", "widget"},
+    "desk": {"campaign", "environment", "fence", "fresh", "parameters", "readme", "stock", "widget"},
 }
 
 

@@ -109,12 +109,17 @@ def test_an_image_in_anothers_place_is_noticed(both):
 
 
 def test_a_killed_writer_leaves_no_shard(tmp_path):
-    def images():
-        yield tiny.picture(0)
-        raise KeyboardInterrupt
+    class Images:
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, row):
+            if row:
+                raise KeyboardInterrupt
+            return tiny.picture(0)
 
     with pytest.raises(KeyboardInterrupt):
-        shards.write_shard(tmp_path, 0, images(), "s", ["a", "b"], [0, 1])
+        shards.write_shard(tmp_path, 0, Images(), "s", ["a", "b"], [0, 1])
     assert not shards.written(tmp_path, 0) and not (tmp_path / "00000.tar").exists()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from lib.desk import bench, stock
+from lib.desk import stock
 from lib.ground.setups import Setup, setup_named
 from lib.scale.worker import accelerator_of
 
@@ -16,9 +16,9 @@ def setup(tmp_path_factory) -> Setup:
 
 
 def test_each_part_has_a_pace_and_a_stock_way_beside_it(setup, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "matrix_rate", lambda dtype: 1e12)
+    monkeypatch.setattr(stock, "matrix_rate", lambda dtype: 1e12)
     path = str(Path(setup.model.source).parent / "tiny.toml")
-    bench.main(["--setup", path, "--images", "2", "--batch", "3", "--steps", "2"])
+    stock.main(["--setup", path, "--images", "2", "--batch", "3", "--steps", "2"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("tiny on ") and lines[1] == "2 steps of pndm at 64 px" and "1,000 GFLOP/s" in lines[2]
     names = ["images drawn, 2 at once", "images drawn, 2 at once by the stock pipeline (pixels differ by ",

@@ -1,16 +1,12 @@
 """How fast this machine does the work that dominates the study, and how close that is to its limit: `make bench`.
 
-With SETUP=..., how fast it draws and trains at that setup's size, beside the stock pipeline and a plain loop of updates.
-
 Rates of one process, the best of three rounds, with the arithmetic per item and the speed as a share of the rate at which
 the same machine multiplies large matrices. Timings are noisy: compare lines within one run, not between runs.
 """
 
-import argparse
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -132,8 +128,8 @@ def rates() -> list[Rate]:
     return found
 
 
-def of_the_study() -> None:
-    """Print the rates of the study's own work as a table."""
+def main() -> None:
+    """Print the rates as a table."""
     limit = matrix_rates()
     told = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}" for dtype, rate in limit.items())
     print(f"{DEVICE}, {torch.get_num_threads()} threads; large matrices are multiplied at {told}")
@@ -147,40 +143,5 @@ def of_the_study() -> None:
         print(f"{r.items:10,.1f} {each:>11} {share:>19}  {r.name}")
 
 
-def of_a_setup(name: str, images: int, batch: int, steps: int) -> None:
-    """Print the paces of a setup beside the stock ways' as a table; `steps` of drawing, or the setup's if 0."""
-    import transformers
-
-    from lib.desk import stock  # seconds to import
-    from lib.ground.setups import setup_named
-    from lib.scale.halves import DTYPES
-
-    transformers.utils.logging.disable_progress_bar()
-    setup = setup_named(name)
-    steps = steps or setup.sampling.steps
-    how = replace(setup.sampling, steps=steps, guided=steps)
-    dtype = DTYPES[setup.training.precision]
-    limit, device = matrix_rate(dtype), torch.cuda.get_device_name() if ON_GPU else "CPU"
-    print(f"{setup.name} on {device}, {torch.get_num_threads()} threads")
-    print(f"{how.steps} steps of {how.sampler} at {how.resolution} px")
-    print(f"large matrices are multiplied at {limit / 1e9:,.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}")
-    for line in stock.table(stock.paces(replace(setup, sampling=how), images, batch), limit):
-        print(line, flush=True)
-
-
-def main(arguments: Sequence[str] = ()) -> None:
-    """Print tables of rates."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--setup", default="", help="name or path; without it: the study's own work")
-    parser.add_argument("--images", type=int, default=16 if ON_GPU else 2, help="drawn at once")
-    parser.add_argument("--batch", type=int, default=32 if ON_GPU else 4, help="items of an update")
-    parser.add_argument("--steps", type=int, default=0, help="of drawing; 0: the setup's")
-    chosen = parser.parse_args(arguments)
-    if chosen.setup in ("", "mini"):
-        of_the_study()
-    if chosen.setup:
-        of_a_setup(chosen.setup, chosen.images, chosen.batch, chosen.steps)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

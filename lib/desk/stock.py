@@ -1,23 +1,26 @@
-"""A setup's drawing and training timed beside the stock ways: the call of diffusers' pipeline, and a plain loop of updates.
+"""A setup's drawing and training timed beside the stock ways: the call of diffusers' pipeline, and a plain loop of updates:
+`make bench SETUP=lee-sd15`, or `python -m lib.desk.stock` with options.
 
 Both sides have the same networks, batch, micro-batches, precision and machine. Weights are random where the setup's are a
 hub name: no speed depends on them. Ours trains on cached latents, as its stages do; the plain loop, like diffusers' own
 example (Hugging Face, `text_to_image`), encodes its images in each update and reads the loss of each micro-batch.
 """
 
+import argparse
 import gc
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import nn
 
-from lib.desk.bench import seconds
-from lib.ground.setups import Setup, is_path
+from lib.desk.bench import matrix_rate, seconds
+from lib.ground.setups import Setup, is_path, setup_named
 from lib.images.embedding import embed_images
 from lib.images.sampling import encode, start_noise, to_pixels
 from lib.scale import blank, budget, hub, measure
@@ -197,3 +200,27 @@ def table(found: Iterable[Pace], limit: float) -> Iterator[str]:
         peak = f"{p.peak / 1e9:.1f}" if p.peak is not None else ""
         yield f"{p.items:10,.3g} {p.operations / 1e9:11,.4g} {share:>19} {times:>12} {peak:>8}  {p.name}"
         ours = p
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the paces of a setup as a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--setup", default="mini", help="name or path")
+    parser.add_argument("--images", type=int, default=16 if ON_GPU else 2, help="drawn at once")
+    parser.add_argument("--batch", type=int, default=32 if ON_GPU else 4, help="items of an update")
+    parser.add_argument("--steps", type=int, default=0, help="of drawing; 0: the setup's")
+    chosen = parser.parse_args(arguments)
+    transformers.utils.logging.disable_progress_bar()
+    setup = setup_named(chosen.setup)
+    steps = chosen.steps or setup.sampling.steps
+    how, dtype = replace(setup.sampling, steps=steps, guided=steps), DTYPES[setup.training.precision]
+    limit, device = matrix_rate(dtype), torch.cuda.get_device_name() if ON_GPU else "CPU"
+    print(f"{setup.name} on {device}, {torch.get_num_threads()} threads")
+    print(f"{how.steps} steps of {how.sampler} at {how.resolution} px")
+    print(f"large matrices are multiplied at {limit / 1e9:,.0f} GFLOP/s in {str(dtype).removeprefix('torch.')}")
+    for line in table(paces(replace(setup, sampling=how), chosen.images, chosen.batch), limit):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
