@@ -74,7 +74,7 @@ def test_the_best_is_chosen_of_all_images_of_a_prompt():
     [(lambda: tasks.to_compare(images(), images(each=3, stream="tuned")), "side B has 3 images of .*: a set has 4"),
      (lambda: tasks.to_compare(images(), images(TEXTS[1:], stream="tuned")), f"only one has '{TEXTS[0]}'"),
      (lambda: tasks.to_choose(images(each=1)), "one image alone or twice"),
-     (lambda: tasks.to_choose(images(each=5)), "at most 4 images, one has 5"),
+     (lambda: tasks.to_choose(images(each=5)), "at most 4 images, but one has 5"),
      (lambda: tasks.to_label(images(), checks=2), r"checks = 2 is not a number in \[0, 1\]"),
      (lambda: tasks.to_label(images(["a photo of a dog, 35mm"]), checks=1), "of the emoji world alone: give checks=0")],
 )  # fmt: skip
