@@ -98,7 +98,7 @@ def test_a_few_to_label_are_spread_over_categories_and_prompts_and_part_of_more(
 def test_a_few_are_all_up_to_three_of_a_prompt_where_there_are_not_more_and_at_least_one():
     assert {p: 2 <= n <= 3 for p, n in Counter(tasks.few(images(), 10_000).prompts).items()} == dict.fromkeys(TEXTS, True)
     for count in (0, 2.5, True):
-        with pytest.raises(ValueError, match=f"^count = {count} is not a whole number at least 1"):
+        with pytest.raises(ValueError, match=f"^count = {count} is not a whole number of at least 1"):
             tasks.few(images(), count)
 
 
