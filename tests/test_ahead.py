@@ -18,7 +18,7 @@ class Stages:
     """As a study of one size: three stages by name, each a file."""
 
     def __init__(self, folder):
-        self.name = str(folder)
+        self.arguments = (str(folder),)
         self.folder = folder
 
     def first(self, *arguments):
