@@ -18,7 +18,7 @@ class Stages:
     """As a study of one size: three stages by name, each a file."""
 
     def __init__(self, folder):
-        self.name = str(folder)
+        self.arguments = (str(folder),)
         self.folder = folder
 
     def first(self, *arguments):
@@ -39,10 +39,10 @@ def write(folder) -> None:
     (folder / "made").write_text("by the study")
 
 
-def noted(kind: type, folder: str, name: str, *arguments) -> None:
+def noted(kind: type, given: tuple[str], name: str, *arguments) -> None:
     if name == "fails":
         raise ValueError("no such thing")
-    with open(os.path.join(folder, name), "w") as file:
+    with open(os.path.join(*given, name), "w") as file:
         file.write(f"{os.getpid()} {arguments}")
 
 

@@ -74,7 +74,7 @@ def test_the_best_is_chosen_of_all_images_of_a_prompt():
     [(lambda: tasks.to_compare(images(), images(each=3, stream="tuned")), "side B has 3 images of .*: a set has 4"),
      (lambda: tasks.to_compare(images(), images(TEXTS[1:], stream="tuned")), f"only one has '{TEXTS[0]}'"),
      (lambda: tasks.to_choose(images(each=1)), "one image alone or twice"),
-     (lambda: tasks.to_choose(images(each=5)), "at most 4 images, one has 5"),
+     (lambda: tasks.to_choose(images(each=5)), "at most 4 images, but one has 5"),
      (lambda: tasks.to_label(images(), checks=2), r"checks = 2 is not a number in \[0, 1\]"),
      (lambda: tasks.to_label(images(["a photo of a dog, 35mm"]), checks=1), "of the emoji world alone: give checks=0")],
 )  # fmt: skip
@@ -98,7 +98,7 @@ def test_a_few_to_label_are_spread_over_categories_and_prompts_and_part_of_more(
 def test_a_few_are_all_up_to_three_of_a_prompt_where_there_are_not_more_and_at_least_one():
     assert {p: 2 <= n <= 3 for p, n in Counter(tasks.few(images(), 10_000).prompts).items()} == dict.fromkeys(TEXTS, True)
     for count in (0, 2.5, True):
-        with pytest.raises(ValueError, match=f"^count = {count} is not a whole number at least 1"):
+        with pytest.raises(ValueError, match=f"^count = {count} is not a whole number of at least 1"):
             tasks.few(images(), count)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from lib.feedback.pictures import png_of
 from lib.feedback.sessions import Session
-from lib.feedback.tasks import Screen
+from lib.feedback.tasks import Question
 from lib.images.sampling import image_digest
 
 
@@ -66,7 +66,7 @@ def _left(seconds: float | None) -> str:
     return f"about {math.ceil(seconds / 60)} min left" if seconds > 60 else "less than 1 min left"
 
 
-def _screen(session: Session, screen: Screen) -> dict:
+def _screen(session: Session, screen: tuple[Question, ...]) -> dict:
     """What is asked, and the images in groups that a choice is about: an image each, or two sets."""
     given = [session.chosen(q) for q in screen]
     place = given.index(None)
@@ -77,7 +77,7 @@ def _screen(session: Session, screen: Screen) -> dict:
     }  # fmt: skip
 
 
-def _groups(screen: Screen) -> list[list[str]]:
+def _groups(screen: tuple[Question, ...]) -> list[list[str]]:
     if screen[0].question == "good":
         return [list(q.images) for q in screen]
     images = screen[0].images

@@ -12,7 +12,7 @@ import numpy as np
 
 from lib.feedback.answers import UNDONE, Answer
 from lib.feedback.store import Store
-from lib.feedback.tasks import Question, Screen, Tasks, placed
+from lib.feedback.tasks import Question, Tasks, placed
 from lib.ground.domains import fits, wanted
 from lib.ground.seeds import rng_of, seed_of
 
@@ -58,7 +58,7 @@ class Session:
     # ---- what is asked ---------------------------------------------------------------------------------------------
 
     @property
-    def screen(self) -> Screen | None:
+    def screen(self) -> tuple[Question, ...] | None:
         """The screen to show, with a question that is open; None if all is answered."""
         turned = [] if self._turned_to is None else [self._screens[self._turned_to]]
         return next((s for s in (*turned, *self._screens) if any(not self.given(q) for q in s)), None)
@@ -160,7 +160,7 @@ def value_of(question: Question, choice: str) -> str:
     return question.shown[int(choice)] if choice.isdigit() else choice
 
 
-def in_order(screens: list[Screen], again: float, rng: np.random.Generator) -> list[Screen]:
+def in_order(screens: list[tuple[Question, ...]], again: float, rng: np.random.Generator) -> list[tuple[Question, ...]]:
     """All screens in random order, and a share of them again without their checks, later by GAP screens or more where
     there are so many."""
     shuffled, end = [screens[i] for i in rng.permutation(len(screens))], len(screens)

@@ -42,14 +42,11 @@ class Question:
         return self.question, self.prompt, self.images
 
 
-Screen = tuple[Question, ...]
-
-
 @dataclass(frozen=True)
 class Tasks:
     """Screens in no particular order, and the images on them: name (stream, prompt, number) and pixels by digest."""
 
-    screens: list[Screen]
+    screens: list[tuple[Question, ...]]
     pictures: dict[str, tuple[tuple[str, str, int], np.ndarray]]
 
 
@@ -134,7 +131,7 @@ def _fours(side: ImageSet, name: str) -> dict[str, tuple[str, ...]]:
     return {prompt: tuple(images) for prompt, images in found.items()}
 
 
-def _compared(prompt: str, images: Sequence[str], item: str = "plain") -> Screen:
+def _compared(prompt: str, images: Sequence[str], item: str = "plain") -> tuple[Question, ...]:
     return tuple(Question(question, prompt, tuple(images), item) for question in COMPARED)
 
 
@@ -190,7 +187,7 @@ def _scene(prompt: str, right: bool, rng: np.random.Generator) -> Scene:
             return scene
 
 
-def placed(screen: Screen, rng: np.random.Generator, item: str | None = None) -> Screen:
+def placed(screen: tuple[Question, ...], rng: np.random.Generator, item: str | None = None) -> tuple[Question, ...]:
     """A screen as one rater sees it: images, or sides, in random places; both questions about two sides see the same.
     `item` is put in place of each question's own."""
     if screen[0].question == "good":

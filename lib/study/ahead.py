@@ -27,7 +27,7 @@ def make(study, wanted: Sequence[tuple], least: int = 2) -> None:
     if len(wanted) < least:
         return
     try:
-        for done in as_completed([_pool().submit(_one, type(study), (study.name, study.raters), *w) for w in wanted]):
+        for done in as_completed([_pool().submit(_one, type(study), study.arguments, *w) for w in wanted]):
             done.result()
     except BaseException:  # cancel what waits; a pool that has lost a process would refuse all further work
         _pool().shutdown(cancel_futures=True)
@@ -67,9 +67,9 @@ def _ask(study, name: str, *arguments) -> bool:
 
 
 @functools.cache
-def _study(kind: type, made_of: tuple[str, ...]):
-    return kind(*made_of)
+def _study(kind: type, given: tuple[str, ...]):
+    return kind(*given)
 
 
-def _one(kind: type, made_of: tuple[str, ...], name: str, *arguments) -> None:
-    _ask(_study(kind, made_of), name, *arguments)
+def _one(kind: type, given: tuple[str, ...], name: str, *arguments) -> None:
+    _ask(_study(kind, given), name, *arguments)

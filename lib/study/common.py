@@ -25,6 +25,7 @@ class Study:
 
     def __init__(self, size: str, raters: str = "panel"):
         self.name, self.size, self.raters = size, size_named(size), str(raters)
+        self.arguments = self.name, self.raters  # with which another process makes the same study
 
     def ahead(self, *wanted: tuple) -> None:
         """Make several stages at once, given as (name, *arguments) of this class, before they are requested.
