@@ -100,12 +100,12 @@ def test_other_parts_make_another_name_and_one_string_is_no_list_of_names():
 
 @pytest.mark.parametrize("text", ["-1", "one", "1.5", "1e3", "1000000", "½"])
 def test_what_is_no_number_of_a_study_is_refused(text):
-    with pytest.raises(ValueError, match="^STUDY_SEED=.*: expected a whole number from 0 to 999999, such as 3$"):
+    with pytest.raises(ValueError, match="^STUDY_SEED=.*: expected a whole number from 0 to 999999, such as 4$"):
         seeds.study_seed(text)
 
 
 def test_the_environment_gives_the_number():
     command = [sys.executable, "-c", "from lib.ground import seeds; print(seeds.STUDY)"]
-    for text, number in (("", "2"), (" 3 ", "3"), ("0", "0")):
+    for text, number in (("", "3"), (" 4 ", "4"), ("0", "0")):
         result = subprocess.run(command, cwd=ROOT, env=os.environ | {"STUDY_SEED": text}, capture_output=True, text=True)
         assert result.stdout == number + "\n", result.stderr

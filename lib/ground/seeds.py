@@ -4,9 +4,9 @@ What is random about an image (its initial noise, and the noise of raters, users
 that is, its stream, prompt and number, and never on its pixels: processors round differently, and a different last digit
 somewhere in an image must not redraw the raters. `uniforms` and `normals` draw for many names at once.
 
-The environment variable STUDY_SEED (2 unless set) is the study's seed: another value redraws all images, raters, users,
-batches and bootstraps. It is part of every stage's key. The study was built at 0; its two confirmatory runs, each made after
-all choices had been frozen, are at 1 and 2.
+The environment variable STUDY_SEED (3 unless set) is the study's seed: another value redraws all images, raters, users,
+batches and bootstraps. It is part of every stage's key. The study was built at 0; its three confirmatory runs, each made after
+all choices had been frozen, are at 1, 2 and 3.
 """
 
 import hashlib
@@ -18,11 +18,11 @@ from scipy.special import ndtri
 
 
 def study_seed(text: str) -> int:
-    """The study's seed from the text of STUDY_SEED, at least 0 (empty: 2); raises ValueError on anything else."""
+    """The study's seed from the text of STUDY_SEED, at least 0 (empty: 3); raises ValueError on anything else."""
     if not text.strip():
-        return 2
+        return 3
     if not (text.strip().isascii() and text.strip().isdigit()) or int(text) >= 1_000_000:
-        raise ValueError(f"STUDY_SEED={text!r}: expected a whole number from 0 to 999999, such as 3")
+        raise ValueError(f"STUDY_SEED={text!r}: expected a whole number from 0 to 999999, such as 4")
     return int(text)
 
 
