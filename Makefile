@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 SIZE ?= laptop
+SETUP ?= mini
 BUDGET =
 PATIENCE ?=
 MODEL =
@@ -36,8 +37,8 @@ test: env  ## the tests (15 minutes or less)
 	$(RUN) -m pytest -q tests
 
 reproduce: env  ## run the stale notebooks into reports/yours, and hold them against ours (SIZE=smoke, laptop, evening, gpu, full)
-	$(RUN) -m lib.desk.run $(NOTEBOOKS) --size "$(SIZE)"$(if $(PATIENCE), --patient)
-	$(RUN) -m lib.desk.beside --size "$(SIZE)"
+	$(RUN) -m lib.desk.run $(NOTEBOOKS) --size "$(SIZE)" --setup "$(SETUP)"$(if $(PATIENCE), --patient)
+	$(RUN) -m lib.desk.beside --size "$(SIZE)" --setup "$(SETUP)"
 
 smoke:  ## reproduce at the smallest size
 	$(MAKE) reproduce SIZE=smoke
@@ -80,7 +81,7 @@ pretrain: env  ## train the shipped models again (BUDGET=minutes)
 	$(RUN) -m pretrain $(if $(BUDGET),--minutes "$(BUDGET)")
 
 stale: env  ## name the notebooks that reproduce would run
-	$(RUN) -m lib.desk.run --check $(NOTEBOOKS) --size "$(SIZE)"
+	$(RUN) -m lib.desk.run --check $(NOTEBOOKS) --size "$(SIZE)" --setup "$(SETUP)"
 
 lint: env  ## ruff; .venv/bin/python -m ruff check --fix . mends what it can
 	$(RUN) -m ruff check .

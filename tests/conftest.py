@@ -8,7 +8,7 @@ import torch
 
 OWN = tempfile.TemporaryDirectory(prefix="study-tests-")
 os.environ["STUDY_CACHE"] = OWN.name  # before `lib` is imported: the checkout may not be writable
-for name in ("STUDY_REPORTS", "STUDY_TRIAL"):
+for name in ("STUDY_REPORTS", "STUDY_TRIAL", "STUDY_DATA"):
     os.environ.pop(name, None)  # not STUDY_BFLOAT16: the tests hold in either precision
 os.environ["STUDY_SEED"] = "0"  # numbers that the tests expect were worked out for this one
 

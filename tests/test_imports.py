@@ -10,7 +10,7 @@ import lib
 from lib.ground.paths import ROOT
 from lib.ground.source import SOURCES, imported
 
-ORDER = ("ground", "world", "images", "feedback", "methods", "study", "desk")
+ORDER = ("ground", "world", "images", "feedback", "methods", "scale", "study", "desk")
 MODULES = [name for name in SOURCES if name.startswith("lib.") and not name.endswith("__init__")]
 READ_BY_MAKE = {"lib.desk.environment"}
 
@@ -63,7 +63,7 @@ def test_every_module_is_used_by_more_than_tests():
     used = {b for _, b in arrows()} | {f"lib.{p}.{m.strip()}" for p, modules in whole for m in modules.split(",")}
     used |= {f"lib.{a}.{b}" for a, b in re.findall(r"from lib\.(\w+)\.(\w+) import", cells)}
     run = set(re.findall(r"-m (lib\.[\w.]+)", (ROOT / "Makefile").read_text("utf-8")))
-    assert set(MODULES) - used - run - READ_BY_MAKE == set()
+    assert set(MODULES) - used - run == READ_BY_MAKE
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -71,15 +71,17 @@ def test_files_are_short_and_in_the_map(name):
     assert len(SOURCES[name].splitlines()) <= 250
     _, package, module = name.split(".")
     (line,) = [x for x in lib.__doc__.splitlines() if x.startswith(f"{package} ")]
-    assert re.search(rf"\b{module}\b", line) or module in UNMAPPED[package]
+    assert re.search(rf"\b{module}\b", line) or module in UNMAPPED.get(package, ())
 
 
 # What its neighbours use, and no reader looks for.
 UNMAPPED = {
-    "ground": {"checks", "domains"},
+    "ground": {"checks", "domains", "precision"},
     "feedback": {"pictures", "incoming", "exchange", "formats", "labelstudio"},
     "methods": {"lessons"},
-    "desk": {"campaign", "environment", "fence", "fresh", "parameters", "readme", "widget"},
+    "scale": {"budget", "checkpoints", "drawing", "draws", "grid", "halves", "measure", "preferring", "tasks", "tuning"},
+    "study": {"scaled_lee", "scaled_wu"},
+    "desk": {"campaign", "environment", "fence", "fresh", "gallery", "parameters", "readme", "widget"},
 }
 
 

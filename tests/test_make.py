@@ -16,7 +16,7 @@ TARGETS = ("env", "test", "reproduce", "smoke", "publish", "sturdy", "torture", 
            "labelstudio", "campaign", "export", "pack", "bench", "pretrain", "stale", "lint", "strip", "clean")  # fmt: skip
 SPACED = "/a b/ü/venv"
 # What an outer make, or a user, may have set; and not every system has a python3.
-OTHERS = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "VENV", "SIZE", "PYTHONPATH")
+OTHERS = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "VENV", "SIZE", "SETUP", "PYTHONPATH")
 PLAIN = {name: value for name, value in os.environ.items() if name not in OTHERS} | {"PYTHON": sys.executable}
 
 

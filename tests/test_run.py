@@ -389,3 +389,55 @@ def test_a_kernel_that_starts_in_another_folder_takes_relative_folders_for_the_s
                  PYTHONPATH=str(ROOT))  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "out" / "smoke" / "notebooks" / "toy.ipynb").exists() and (tmp_path / "kept").is_dir()
+
+
+# ---- setups ------------------------------------------------------------------------------------------------------
+
+SETUP = 'size = "smoke"  # one of smoke, full\nsetup = "mini"  # the name or file of a setup\nimages = 3  # at least 1'
+
+
+def test_a_setup_has_a_folder_of_its_own_and_its_results_name_it(run, tmp_path):
+    toy = notebook(tmp_path, "toy", WRITES, parameters=SETUP)
+    (tmp_path / "own.toml").write_text('about = "Mine."\n[training]\nmicro_batch = 3\n')
+    for how in (["--setup", tmp_path / "own.toml"], ["-p", f"setup={tmp_path / 'own.toml'}"]):
+        result = run(toy, "--size", "smoke", *how)
+        assert result.returncode == 0, result.stderr
+    assert "fresh toy" in result.stdout  # both ways to say it are the same
+    (folder,) = (tmp_path / "reports" / "setups").iterdir()
+    assert folder.name.startswith("own-") and not (tmp_path / "reports" / "smoke").exists()
+    written = json.loads((folder / "smoke" / "results" / "counted.json").read_text("utf-8"))
+    assert written["setup"] == folder.name and written["rows"] == {"images": 3}
+    run(toy, "--size", "smoke")
+    assert "setup" not in json.loads((tmp_path / "reports" / "smoke" / "results" / "counted.json").read_text("utf-8"))
+    (tmp_path / "own.toml").write_text('about = "Mine."\n[training]\nmicro_batch = 4\n')
+    assert "stale toy" in run(toy, "--size", "smoke", "--setup", tmp_path / "own.toml", "--check").stdout
+
+
+def test_labels_that_changed_make_the_notebooks_of_their_setup_stale(run, tmp_path):
+    toy = notebook(tmp_path, "toy", WRITES, parameters=SETUP)
+    (tmp_path / "own.toml").write_text('[raters]\nkind = "labels"\nlabels = "said"\nimages = "judged"\n')
+    (tmp_path / "said").write_text("one")
+    how = "--size", "smoke", "--setup", str(tmp_path / "own.toml")
+    assert run(toy, *how).returncode == 0 and "all fresh" in run(toy, *how, "--check").stdout
+    (tmp_path / "said").write_text("two")
+    assert "stale toy" in run(toy, *how, "--check").stdout
+
+
+@pytest.mark.parametrize("how", [("--setup", "sdxl"), ("-p", "setup=sdxl"), ("--setup", "none.toml")])
+def test_an_unknown_setup_is_refused_in_one_line_with_those_there_are(how, run, tmp_path):
+    result = run(notebook(tmp_path, "toy", parameters=SETUP), "--size", "smoke", *how)
+    assert refused(result, "there is no setup", "lee-sd15, mini, tiny, wu-sd14"), result.stderr
+
+
+def test_a_setup_with_a_wrong_size_is_refused(run, tmp_path):
+    for text, words in (("[size]\nupdate = 3", "update"), ("[size]\nupdates = 0", "updates = 0")):
+        (tmp_path / "own.toml").write_text(text)
+        result = run(notebook(tmp_path, "toy", parameters=SETUP), "--size", "smoke", "--setup", tmp_path / "own.toml")
+        assert refused(result, words, "own.toml"), result.stderr
+
+
+def test_a_run_with_a_setup_is_not_compared_with_ours(capsys):
+    from lib.desk import beside
+
+    assert beside.main(["--size", "laptop", "--setup", "lee-sd15"]) == 0
+    assert capsys.readouterr().out == "the setup lee-sd15 is not compared with ours: other models, raters and data\n"

@@ -138,7 +138,12 @@ def main(argv: list[str] | None = None) -> int:
     """Compare a run with our published run of the same size, or else of the largest size that we published."""
     parser = argparse.ArgumentParser(prog="python -m lib.desk.beside", description=main.__doc__)
     parser.add_argument("--size", default="laptop", choices=SIZES)
-    size = parser.parse_args(argv).size
+    parser.add_argument("--setup", default="mini")
+    options = parser.parse_args(argv)
+    if options.setup != "mini":
+        print(f"the setup {options.setup} is not compared with ours: other models, raters and data")
+        return 0
+    size = options.size
     of = size if (published(size) / "claims.json").exists() else None if size == "smoke" else best_published()
     try:
         print(beside(size, published(of)) if of else f"there is no published run with which to compare size {size}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from lib.desk import report
 from lib.ground.cache import save_json
 from lib.ground.paths import DATA, reports
+from lib.ground.setups import NotServed
 
 TABLE = DATA / "claims.toml"
 KEYS = (
@@ -202,6 +203,8 @@ def reader(size: str, notebook: str) -> Callable[[str], list[dict]]:
             return report.read(name, size)
         except FileNotFoundError:
             raise Missing(f"needs notebook {notebook[:2]} (its result '{name}')") from None
+        except NotServed as error:
+            raise Missing(f"not served by this setup: {error}") from None
 
     return read
 

@@ -10,6 +10,7 @@ from lib.desk.parameters import cells
 from lib.desk.report import quality_entries
 from lib.ground.cache import digest_of, file_digest
 from lib.ground.paths import DATA, ROOT, reports
+from lib.ground.setups import setup_named
 from lib.ground.source import COMPUTING, DRAWING, code_digest, versions
 
 # Modules that affect no notebook.
@@ -27,14 +28,22 @@ def fingerprint(notebook: Path, given: dict, size: str, run_with: dict | None = 
     versions to use instead of those here."""
     modules = [p for package in ("lib", "pretrain") for p in (ROOT / package).rglob("*.py") if p.stem not in BESIDE]
     data = [p for p in DATA.rglob("*") if p.is_file() and not p.name.startswith(".") and p.suffix != ".md"]
+    setup = {"setup": setup_digests(given["setup"])} if given.get("setup", "mini") != "mini" else {}
     return digest_of({
         "cells": [[c["cell_type"], "".join(c["source"])] for c in cells(notebook)],
         "code": {p.relative_to(ROOT).as_posix(): code_digest(p.read_text("utf-8")) for p in modules},
         "parameters": {"size": size, **{name: repr(value) for name, value in given.items()}},
         "data": {p.relative_to(DATA).as_posix(): file_digest(p) for p in data},
         "libraries": libraries() if run_with is None else run_with,
-        "settings": {name: os.environ.get(name, "") for name in ("STUDY_BFLOAT16", "STUDY_SEED")},
+        "settings": {name: os.environ.get(name, "") for name in ("STUDY_BFLOAT16", "STUDY_SEED")} | setup,
     })  # fmt: skip
+
+
+def setup_digests(name: str) -> dict[str, str | None]:
+    """What tells whether a setup or what people said in it has changed: its identity and the digests of its small files."""
+    setup = setup_named(name)
+    said = (setup.raters.labels, setup.raters.choices, f"{setup.raters.images}/shards.json", setup.fidelity.captions)
+    return {"identity": setup.identity} | {path: digest_if_there(Path(path)) for path in said if path}
 
 
 def record_of(notebook: Path, size: str) -> Path:

@@ -9,11 +9,14 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from lib.desk import serving
 from lib.ground.domains import clauses, fits, wanted
 from lib.ground.paths import ROOT
+from lib.ground.setups import setup_named
 from lib.world.prompts import checked
 
 PROMPT = "in the study's form"  # the domain of a prompt, checked by `prompts.checked`
+SETUP = "the name or file of a setup"  # the domain of a setup, checked by `setups.setup_named`
 PATH = "if a path is given"  # the domain of the default, or of a file or folder that is there
 _EACH = re.compile(r"\beach (?:in [\[(]|at (?:least|most) |one of )")
 
@@ -41,7 +44,7 @@ def kind_of(default, comment: str):
     each = bool(_EACH.search(comment)) or many and not said
     items = [] if default is ... or many != each else list(default) if many else [default]
     kinds = {type(i) for i in items}
-    if PROMPT in comment or PATH in comment or any(c.startswith("one of ") for c in said):
+    if any(d in comment for d in (PROMPT, PATH, SETUP)) or any(c.startswith("one of ") for c in said):
         item = str
     elif kinds and kinds <= {int, float} or any(c.startswith(("in ", "at ")) for c in said):
         item = int if kinds == {int} or "whole number" in comment else float
@@ -63,6 +66,8 @@ def check_values(source: str, values: Mapping) -> None:
             continue
         if PROMPT in comment:
             checked(value)
+        elif SETUP in comment:
+            named(name, value)
         elif PATH in comment:
             if value != default and not (isinstance(value, str) and Path(value).exists()):
                 raise ValueError(f"{name} = {value!r} is neither {default!r} nor the path of a file or folder that exists")
@@ -71,9 +76,19 @@ def check_values(source: str, values: Mapping) -> None:
             raise ValueError(f"{name} = {value!r} is not {wanted(kind, comment)}{example}")
 
 
+def named(name: str, value) -> None:
+    """Refuse a setup that is not there or not sound."""
+    try:
+        setup_named(value)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name} = {value!r} is no setup: {error}") from None
+
+
 def check(notebook: str, values: Mapping) -> None:
-    """The same for one of the study's notebooks, by name: `values` are its `globals()`."""
+    """The same for one of the study's notebooks, by name: `values` are its `globals()`. What its setup cannot serve, the
+    notebook leaves out from here on (`lib.desk.serving`)."""
     check_values(parameters_cell(cells(ROOT / "notebooks" / f"{notebook}.ipynb")) or "", values)
+    serving.begin(values)
 
 
 def cells(notebook: Path) -> list[dict]:

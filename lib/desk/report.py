@@ -17,11 +17,13 @@ from IPython.display import Markdown, display, update_display
 
 from lib.ground.cache import save_json
 from lib.ground.paths import ROOT, published, reports, untried
+from lib.ground.setups import NotServed
 from lib.ground.sizes import SIZES
 
 if TYPE_CHECKING:
     from lib.ground.stats import Interval
 
+NOT_SERVED = "not served"  # in place of a result that a setup cannot serve: why
 QUALITY = ("name", "value", "low", "high", "n", "seeds", "size", "notebook")
 TIMING = ("notebook", "size", "seconds", "machine")
 
@@ -31,18 +33,22 @@ def write(name: str, rows, size: str, notebook: str) -> Path:
     if isinstance(rows, pd.DataFrame):
         rows = rows.to_dict("records")
     path = reports(size) / "results" / f"{checked_name(name)}.json"
-    save_json(path, {"notebook": notebook, "size": size, "rows": plain(rows, name)})
+    setup = {"setup": os.environ["STUDY_SETUP"]} if os.environ.get("STUDY_SETUP") else {}
+    save_json(path, {"notebook": notebook, "size": size, "rows": plain(rows, name)} | setup)
     return path
 
 
 def read(name: str, size: str):
-    """The rows that `write` stored; raises FileNotFoundError that names the notebook to run first."""
+    """The rows that `write` stored; raises FileNotFoundError that names the notebook to run first, or `NotServed`."""
     path = noted(reports(size) / "results" / f"{name}.json")
     if not path.exists():  # a trial builds on the results of the run that is not one
         path = noted(untried(size) / "results" / f"{name}.json")
     if not path.exists():
         raise FileNotFoundError(f"there is no result {name!r} of size {size} yet: run {maker(name)} at that size first")
-    return json.loads(path.read_text("utf-8"))["rows"]
+    rows = json.loads(path.read_text("utf-8"))["rows"]
+    if isinstance(rows, dict) and NOT_SERVED in rows:
+        raise NotServed(rows[NOT_SERVED])
+    return rows
 
 
 def maker(name: str) -> str:
@@ -130,7 +136,7 @@ class Opening(Markdown):
 
 def opening(notebook: str, size: str) -> Opening:
     """The answer of the notebook's last run here at this size, or else ours, and the time of its last run at each size."""
-    name, best = f"results/answer_{checked_name(notebook)}.json", best_published()
+    name, best = f"results/answer_{checked_name(notebook)}.json", best_published() if mini() else None
     path, whose = reports(size) / name, f"size {size}"
     if not path.exists() and best:
         path, whose = published(best) / name, f"ours, size {best}; size {size} has not been run here yet"
@@ -141,12 +147,17 @@ def opening(notebook: str, size: str) -> Opening:
 
 def took(notebook: str, size: str) -> str:
     """The minutes of a notebook's last run at one size, here or else ours, and the machine."""
-    for folder, whose in ((reports(size), ""), (published(size), ", ours")):
+    for folder, whose in ((reports(size), ""), *([(published(size), ", ours")] if mini() else ())):
         for entry in read_list(folder / "timings.json", TIMING):
             if entry["notebook"] == notebook:
                 machine = entry["machine"].get("gpu") or f"{entry['machine'].get('cores')} cores"
                 return f"{entry['seconds'] / 60:.1f} min ({machine}{whose})"
     return "not run yet"
+
+
+def mini() -> bool:
+    """Whether the setup is `mini`: ours is, so a run with another is never compared with ours."""
+    return not os.environ.get("STUDY_SETUP")
 
 
 def answer(notebook: str, text: str, size: str) -> Markdown:

@@ -1,7 +1,8 @@
-"""The strict runner: `python -m lib.desk.run NOTEBOOK... --size SIZE [-p NAME=VALUE] [--force] [--check] [--patient]`.
+"""The strict runner: `python -m lib.desk.run NOTEBOOK... --size SIZE [--setup SETUP] [-p NAME=VALUE] [--force] [--check] …`.
 
 A notebook runs only if something that determines it has changed (`lib.desk.fresh`), isolated from the user's own settings.
-With -p it is a trial, which writes to its own folder, reports/trials/NAME=VALUE, and changes nothing else.
+With -p it is a trial, which writes to its own folder, reports/trials/NAME=VALUE, and changes nothing else. A setup other
+than `mini` has a folder in reports/setups.
 Exit code 2: the request was wrong; 1: a cell failed (or, with --check, a notebook is stale).
 """
 
@@ -24,6 +25,7 @@ from lib.desk.fresh import digest_if_there, fingerprint, is_fresh, libraries, qu
 from lib.desk.report import timing
 from lib.ground.cache import file_digest, save_json
 from lib.ground.paths import CACHE, ROOT, reports
+from lib.ground.setups import setup_named
 from lib.ground.sizes import SIZES
 
 PATIENCE = 3  # hours of work that need no confirmation
@@ -41,10 +43,12 @@ def main(argv: list[str] | None = None) -> int:
         given = dict(pairs := [literal(text) for text in options.parameter])
         if len(given) < len(pairs):
             refuse("-p sets a parameter twice: set it once")
+        setup = set_up(str(given.pop("setup", options.setup)))
         for notebook in notebooks:
-            check_parameters(notebook, given)
+            check_parameters(notebook, given | setup)
         if given:
             os.environ.setdefault("STUDY_TRIAL", trial_of(given))
+        given |= setup
         if options.check:
             return check(notebooks, given, options.size)
         for folder, variable in ((reports(options.size), "STUDY_REPORTS"), (CACHE, "STUDY_CACHE")):
@@ -59,7 +63,8 @@ def main(argv: list[str] | None = None) -> int:
             if not execute(notebook, given, options.size):
                 return 1
         if given:
-            print(f"this was a trial: its results, figures and notebook are in {reports(options.size)}")
+            what = "trial" if os.environ.get("STUDY_TRIAL") else "setup"
+            print(f"this was a {what}: its results, figures and notebook are in {reports(options.size)}")
     except Refused as refusal:
         print(f"run: {refusal}", file=sys.stderr)
         return 2
@@ -82,6 +87,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.error = refuse
     parser.add_argument("notebooks", nargs="+", metavar="NOTEBOOK")
     parser.add_argument("--size", default="laptop", help=f"one of {', '.join(SIZES)} (default: laptop)")
+    parser.add_argument("--setup", default="mini", help="the name or file of what the study is made of (default: mini)")
     parser.add_argument("-p", dest="parameter", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--force", action="store_true", help="run fresh notebooks too")
     parser.add_argument("--check", action="store_true", help="run nothing; list the stale notebooks")
@@ -90,6 +96,19 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     if options.size not in SIZES:
         refuse(f"unknown size {options.size!r}: expected one of {', '.join(SIZES)}")
     return options
+
+
+def set_up(name: str) -> dict[str, str]:
+    """The parameter that names a setup; its results get a folder by an environment variable. Nothing for `mini`."""
+    os.environ.pop("STUDY_SETUP", None)
+    if name == "mini":
+        return {}
+    path = str(Path(name).expanduser().absolute()) if name.endswith(".toml") else name  # a kernel starts in another folder
+    try:
+        os.environ["STUDY_SETUP"] = setup_named(path).identity
+    except (OSError, ValueError) as error:
+        refuse(str(error))
+    return {"setup": path}
 
 
 def refuse(reason: str) -> None:

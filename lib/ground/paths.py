@@ -13,15 +13,17 @@ def reports(size: str) -> Path:
     """Folder for what a run of one size writes: results/, figures/, notebooks/, site/ and lists. Never committed.
 
     It is in reports/yours; for a trial, a run with other parameters named by the environment variable STUDY_TRIAL, it is in
-    reports/trials. STUDY_REPORTS names a folder to use in place of reports/yours, which then contains the trials, too.
+    reports/trials; with a setup other than `mini`, named by STUDY_SETUP, in reports/setups. STUDY_REPORTS names a folder to
+    use in place of reports/yours, which then contains trials and setups, too.
     """
     trial = os.environ.get("STUDY_TRIAL")
-    return _readers("trials") / trial / size if trial else untried(size)
+    return _readers("trials") / trial / os.environ.get("STUDY_SETUP", "") / size if trial else untried(size)
 
 
 def untried(size: str) -> Path:
     """The folder of the run that is not a trial: a trial reads from there what it does not make itself."""
-    return _readers("yours") / size
+    setup = os.environ.get("STUDY_SETUP")
+    return _readers("setups") / setup / size if setup else _readers("yours") / size
 
 
 def _readers(kind: str) -> Path:

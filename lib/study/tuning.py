@@ -21,6 +21,8 @@ def tuned(
 ) -> Artifact:  # fmt: skip
     """The base's U-Net, or another to `start` from (its stage and updates), after training on the images at indices `rows`,
     int [image], of all sets together, with weights [image]."""
+    if hasattr(study, "tune"):  # a setup of its own, where training is launched
+        return study.tune(sets, rows, weight, spec, start)
     load, made_of = study.model(start)
     inputs = made_of | {f"images {i}": s for i, s in enumerate(sets)} | {
         "web pairs": web.digest(study.size.pretraining, 1), "weights": digest_of([rows.tolist(), weight.round(5).tolist()]),

@@ -1,0 +1,1 @@
+"""The papers' own scale: public weights, data larger than memory, one process or many."""
