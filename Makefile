@@ -74,8 +74,9 @@ export: env  ## a trained model into a folder (MODEL=name TO=folder; without the
 pack: env  ## the study and the wheels that a GPU machine without network lacks, as one archive (TO=file)
 	$(RUN) -m lib.desk.pack $(if $(TO),"$(TO)")
 
-bench: env  ## speed of rendering, sampling, learning a reward and fine-tuning on this machine
-	$(RUN) -m lib.desk.bench
+bench: env  ## speed of this machine at the study's work (SETUP=lee-sd15: at that size, beside diffusers' own loops)
+	$(if $(filter mini,$(SETUP)),$(RUN) -m lib.desk.bench)
+	$(RUN) -m lib.desk.stock --setup "$(SETUP)"
 
 pretrain: env  ## train the shipped models again (BUDGET=minutes)
 	$(RUN) -m pretrain $(if $(BUDGET),--minutes "$(BUDGET)")

@@ -24,9 +24,11 @@ def test_arithmetic_is_that_of_one_item():
 def test_the_matrix_rate_is_that_of_multiplying_two_square_matrices(monkeypatch):
     monkeypatch.setattr(bench, "seconds", lambda work: work() is None or 0.5)
     monkeypatch.setattr(bench.precision, "FAST_BFLOAT16", True)
-    assert bench.matrix_rates(4) == {torch.float32: 2 * 4**3 / 0.5, torch.bfloat16: 2 * 4**3 / 0.5}
+    assert bench.matrix_rate(torch.float32, 4) == 2 * 4**3 / 0.5
+    monkeypatch.setattr(bench, "matrix_rate", lambda dtype: 7.0)
+    assert bench.matrix_rates() == {torch.float32: 7.0, torch.bfloat16: 7.0}
     monkeypatch.setattr(bench.precision, "FAST_BFLOAT16", False)
-    assert list(bench.matrix_rates(4)) == [torch.float32]
+    assert bench.matrix_rates() == {torch.float32: 7.0}
 
 
 def test_every_part_of_the_study_has_a_rate_and_a_line(monkeypatch, capsys):
@@ -40,6 +42,12 @@ def test_every_part_of_the_study_has_a_rate_and_a_line(monkeypatch, capsys):
     for part in ("rendered", "sampled", "judged", "images embedded", "prompts embedded", "of a reward", "in fine-tuning"):
         assert any(part in name for name in named)
     assert all(float(line.split()[0].replace(",", "")) > 0 for line in lines[2:])
+
+
+def test_work_of_more_than_a_minute_is_timed_once(monkeypatch):
+    clock, rounds = iter([0, 61]), []
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: next(clock))
+    assert bench.seconds(lambda: rounds.append(1)) == 61 and len(rounds) == 1
 
 
 @pytest.mark.parametrize("operations, share", [(5e11, "50%"), (None, "")])

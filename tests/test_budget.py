@@ -65,3 +65,8 @@ def test_a_folders_own_networks_are_counted(tmp_path):
     own = replace(Setup(), model=ModelSource(str(tmp_path / "sd")), clip=ClipSource(str(tmp_path / "clip")))
     assert budget.networks(own.model.source, 64)["unet"].operations < budget.networks()["unet"].operations / 1000
     assert 0 < budget.stages(own, SIZES["smoke"]).loc["embeddings", "operations"] < 1e8
+
+
+def test_mini_is_the_shipped_model():
+    found = budget.networks_of(Setup())
+    assert found["unet"].weights < 10_000_000 and found["unet"] != budget.networks()["unet"]

@@ -20,28 +20,31 @@ def setup(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def crew():
-    yield (found := crew_of(Machines()))
-    found.end()
+    yield crew_of
+    for processes in (1, 2):
+        crew_of(Machines(processes)).end()
     crew_of.cache_clear()
 
 
-def sample(setup, folder, prompts=("a dog", "a cat"), run=in_crew):
+def sample(setup, folder, prompts=("a dog", "a cat"), on=Machines(), run=in_crew, **more):  # noqa: B008
     """Images of these prompts by a launch: the SHA-256 of their shard."""
     folder.mkdir()
-    asked = {"prompts": list(prompts), "numbers": [0] * len(prompts), "stream": "s", "setup": str(setup)}
-    launched("sample", asked, folder, Machines(), lambda line: None, run)
+    asked = {"prompts": list(prompts), "numbers": [0] * len(prompts), "stream": "s", "setup": str(setup)} | more
+    launched("sample", asked, folder, on, lambda line: None, run)
     return file_digest(folder / "00000.tar")
 
 
 def test_a_second_task_runs_in_the_same_processes_and_gives_what_its_own_launch_does(setup, crew, tmp_path):
-    sample(setup, tmp_path / "first", ["six cups", "a red car", "a wolf"])
-    child, told = crew.child, []
+    two = Machines(processes=2)
+    sample(setup, tmp_path / "first", ["six cups", "a red car", "a wolf"], two)
+    crew, told = crew(two), []
+    child = crew.child
     assert child.poll() is None
     (tmp_path / "other").mkdir()
     asked = {"images": str(tmp_path / "first"), "setup": str(setup)}
-    launched("embed", asked, tmp_path / "other", Machines(), told.append, in_crew)
+    launched("embed", asked, tmp_path / "other", two, told.append, in_crew)
     assert told == ["embeddings: shard 1 of 1"]
-    second = sample(setup, tmp_path / "second")
+    second = sample(setup, tmp_path / "second", on=two)
     assert crew.child is child and len(shards.opened(tmp_path / "second")) == 2
     assert "told" in (tmp_path / "second" / "_partial" / "launch" / "log.txt").read_text()
     assert "six cups" not in (tmp_path / "second" / "_partial" / "launch" / "log.txt").read_text()
@@ -61,6 +64,7 @@ def test_a_task_that_fails_is_named_and_the_next_one_starts_other_processes(setu
     finally:
         weights.with_suffix(".away").rename(weights)
     sample(setup, tmp_path / "found")
+    crew = crew(Machines())
     child = crew.child
     child.kill()
     child.wait()

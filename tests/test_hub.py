@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import huggingface_hub
 import numpy as np
@@ -117,6 +118,7 @@ def test_other_layouts_are_named(folder, tmp_path):
 
 def test_an_unreachable_hub_says_what_to_do(monkeypatch, tmp_path):
     real = huggingface_hub.snapshot_download
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between its tries
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download",
         lambda *a, **k: real(*a, **k, endpoint="http://127.0.0.1:9", cache_dir=tmp_path),
@@ -178,3 +180,16 @@ def test_clips_are_found_or_refused_by_name(tmp_path):
         hub.load_clip(ClipSource("ViT-L-14", "x"))
     with pytest.raises(ValueError, match=r"expected a name that open_clip knows, such as ViT-L-14, not 'ViT-L-15'"):
         hub.load_clip(ClipSource("ViT-L-15", "openai"))
+
+
+def test_clip_weights_that_cannot_be_fetched_are_named(monkeypatch):
+    import httpx
+
+    def unreachable(*_):
+        raise httpx.ConnectError("[Errno -2] Name or service not known\nand more")
+
+    monkeypatch.setattr(hub.models, "load_clip", unreachable)
+    with pytest.raises(OSError) as error:
+        hub.load_clip(ClipSource("ViT-L-14", "openai"))
+    how = "save them elsewhere in open_clip's layout, and set clip.source to that folder"
+    assert str(error.value) == f"the weights of ViT-L-14 (openai) cannot be fetched (ConnectError): {how}"

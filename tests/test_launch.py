@@ -1,17 +1,23 @@
 """Stages in several processes: the same result as in one, resumed after any kill, and an error that names who failed."""
 
+import json
 import os
+import random
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from lib.ground.cache import PARTIAL
+from lib.ground.cache import PARTIAL, save_arrays
+from lib.ground.paths import ROOT
 from lib.ground.setups import setup_named
 from lib.scale import launch, pairs, shards, tasks, worker
 from lib.scale.launch import LaunchFailed, Machines, launched
@@ -62,25 +68,7 @@ def tuning_config(made: dict, folder: Path) -> dict:
             "pretraining": {"latents": str(made["pairs"])}, "upkeep": {"every": 4, "look": 2}}  # fmt: skip
 
 
-def alone(task: str, setup: Path, config: dict, folder: Path) -> Path:
-    """Run a task here, as the only process."""
-    found = setup_named(setup)
-    config = {**config, "folder": str(folder), "setup": str(setup)}
-    tasks.TASKS[task](worker.accelerator_of(found), found, config, lambda line: None)
-    return folder / PARTIAL / "out"
-
-
 # ---- shares --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("processes", [2, 3, 8])
-def test_images_embeddings_latents_and_moments_are_the_same_bytes_from_any_number_of_processes(
-    processes, setup, made, tmp_path
-):
-    images = {"images": str(made["images"]), "per_shard": 4}
-    for task, config in {"sample": made["asked"], "embed": images, "evaluate": images, "latents": images}.items():
-        one, several = (in_turn(task, setup, config, tmp_path / f"{task}-{n}", n) for n in (1, processes))
-        assert contents(one) == contents(several) and len(contents(one)) >= 3, task
 
 
 def test_images_are_those_of_the_stock_pipeline(setup, made):
@@ -127,6 +115,102 @@ def test_latents_of_images_go_with_their_prompts(made):
     assert torch.equal(chosen.latents([0]), found.latents([7])) and len(chosen) == 2
 
 
+# ---- two processes -------------------------------------------------------------------------------------------------
+
+WRITTEN = {"finetune": "unet-20.safetensors", "adapt": "pytorch_lora_weights.safetensors",
+           "preference": "open_clip_model.safetensors"}  # fmt: skip
+KILLED = {task: [random.randrange(2), random.randrange(1, 20)] for task in WRITTEN}  # which process, after which update
+
+
+def every_config(made: dict, setup: Path, folder: Path) -> dict[str, dict]:
+    """A config of each task."""
+    choices = {"rows": np.arange(9).reshape(3, 3), "counts": np.array([[2, 0, 1], [0, 3, 1], [1, 1, 0]])}
+    for name, array in choices.items():
+        save_arrays(folder / f"{name}.safetensors", {"array": array})
+    images, learning = {"images": str(made["images"]), "per_shard": 4}, tuning_config(made, folder)
+    upkeep, latents = {"upkeep": learning["upkeep"]}, str(made["latents"])
+    streams = [{"latents": latents, "rows": [0, 2, 4]}, {"latents": latents, "prefix": "Weird. "}, learning["pretraining"]]
+    found = {"sample": made["asked"], "embed": images, "evaluate": images, "latents": images, "finetune": learning}
+    found["adapt"] = {"streams": streams, "spec": {"rank": 4, "updates": 20, "batch": [3, 2, 1], "warmup": 2}} | upkeep
+    choices = {name: str(folder / f"{name}.safetensors") for name in choices}
+    spec = {"epochs": 10, "batch": 2, "learning_rate": 1e-3, "image_share": 1.0, "text_share": 1.0}
+    found["preference"] = {"images": images["images"], **choices, "spec": spec} | upkeep
+    return {task: {**config, "task": task, "setup": str(setup)} for task, config in found.items()}
+
+
+@pytest.fixture(scope="module")
+def twice(setup, made, tmp_path_factory) -> Path:
+    """The folder of what one and two processes made in each task, and of what two made that were killed and resumed."""
+    folder = tmp_path_factory.mktemp("twice")
+    configs, places = every_config(made, setup, folder), {1: "one", 2: "two"}
+
+    def at(place: str, task: str) -> dict:
+        return {**configs[task], "folder": str(folder / place / task)}
+
+    plain = {"updates": 6, "clip": 1e9, "keep": []}, {"updates": 6, "clip": 1e9, "learning_rate": 1.0}, {"epochs": 3}
+    plain = {task: configs[task]["spec"] | spec for task, spec in zip(WRITTEN, plain, strict=True)}
+    jobs = [{"processes": n, "configs": [at(place, task) for task in configs]} for n, place in places.items()]
+    jobs += [{"processes": n, "configs": [at(f"{place} plain", task) | {"spec": spec} for task, spec in plain.items()],
+              "sgd": True} for n, place in places.items()]  # fmt: skip
+    resumed = [{"processes": 2, "configs": [at("killed", task)]} for task in WRITTEN]
+    jobs += [job | more for job, kill in zip(resumed, KILLED.values(), strict=True) for more in ({"kill": kill}, {})]
+    jobs.append({"processes": 2, "configs": [at("other", "embed")], "differ": {"batch": 3}})
+    (path := folder / "jobs.json").write_text(json.dumps(jobs))
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, Path(__file__).with_name("twofold.py"), path]
+    (folder / "errors").write_text(subprocess.run(command, check=True, env=env, stderr=subprocess.PIPE, text=True).stderr)
+    statuses = json.loads(path.with_suffix(".out").read_text())
+    assert statuses.pop() == [1, 1]
+    assert statuses[:4] == [[0], [0, 0], [0], [0, 0]]
+    for killed, again, (rank, update) in zip(statuses[4::2], statuses[5::2], KILLED.values(), strict=True):
+        assert killed[rank] == -signal.SIGKILL and killed[1 - rank] not in (0, 1) and again == [0, 0], (rank, update)
+    return folder
+
+
+def made_in(folder: Path, place: str, task: str) -> Path:
+    return folder / place / task / PARTIAL / "out"
+
+
+def test_two_processes_make_the_images_embeddings_latents_and_moments_of_one(twice, made):
+    for task in ("sample", "embed", "evaluate", "latents"):
+        one, two = (contents(made_in(twice, place, task)) for place in ("one", "two"))
+        assert one == two and len(one) >= 3, task
+    assert two.keys() == contents(made["latents"]).keys()
+
+
+@pytest.mark.parametrize("processes", [3, 8])  # of five shards at most
+def test_shares_of_any_number_of_processes_are_the_same_bytes(processes, twice, setup, made, tmp_path):
+    images = {"images": str(made["images"]), "per_shard": 4}
+    for task, config in {"sample": made["asked"], "embed": images, "evaluate": images, "latents": images}.items():
+        several = in_turn(task, setup, config, tmp_path / task, processes)
+        assert contents(several) == contents(made_in(twice, "one", task)), task
+
+
+@pytest.mark.parametrize("task", WRITTEN)
+@pytest.mark.parametrize("how, most", [("", 0.02), (" plain", 1e-3)])  # AdamW hides a wrong scale, and enlarges rounding
+def test_two_processes_learn_what_one_does(task, how, most, twice, setup):
+    model, clip = (Path(part.source) for part in (setup_named(setup).model, setup_named(setup).clip))
+    start = load_file(model / "unet" / "diffusion_pytorch_model.safetensors")
+    start |= load_file(clip / "open_clip_model.safetensors")
+    name = WRITTEN[task].replace("20", "6") if how else WRITTEN[task]
+    one, two = (load_file(made_in(twice, place + how, task) / name) for place in ("one", "two"))
+    learnt = [n for n in one if "lora_A" not in n and ".down." not in n]  # the other half of a LoRA starts at 0
+    one, two = ({n: x[n] for n in learnt} for x in (one, two))
+    assert off(two, one, {n: start.get(n, torch.zeros_like(x)) for n, x in one.items()}) < most
+
+
+@pytest.mark.parametrize("task", WRITTEN)
+def test_two_processes_killed_after_any_update_and_resumed_write_the_same_bytes(task, twice):
+    whole, resumed = (contents(made_in(twice, place, task)) for place in ("two", "killed"))
+    assert whole.keys() == resumed.keys() and WRITTEN[task] in whole
+    assert {name for name in whole if whole[name] != resumed[name]} == set(), KILLED[task]
+
+
+def test_processes_with_other_configs_refuse_to_work(twice):
+    said = "ValueError: processes 0 and 1 disagree about the task, the code or library versions: all hosts need the same"
+    assert (twice / "errors").read_text().count(said) == 2 and not (twice / "other").exists()
+
+
 # ---- launches ------------------------------------------------------------------------------------------------------
 
 
@@ -150,30 +234,16 @@ def killing(process: int, after: str):
     return tell
 
 
-def test_two_processes_learn_what_one_does_and_a_killed_one_is_named_and_resumed(setup, made, tmp_path):
-    config = tuning_config(made, tmp_path) | {"setup": str(setup)}
-    one = alone("finetune", setup, config, tmp_path / "one")
-    launched("finetune", config, tmp_path / "two", TWO)
-    names = ["unet-10.safetensors", "unet-20.safetensors"]
-    assert sorted(p.name for p in (tmp_path / "two").glob("*.safetensors")) == names
-    start = load_file(Path(setup_named(setup).model.source) / "unet" / "diffusion_pytorch_model.safetensors")
-    first, second = (load_file(folder / names[1]) for folder in (one, tmp_path / "two"))
-    assert off(second, first, start) < 0.02
-
+def test_a_killed_process_of_a_launch_is_named_and_the_next_launch_resumes(setup, made, twice, tmp_path):
+    config = every_config(made, setup, tmp_path)["finetune"]
     with pytest.raises(LaunchFailed, match=r"^finetune: process 1 of 2 was killed \(SIGKILL\).*; run again to resume$"):
         launched("finetune", config, tmp_path / "killed", TWO, killing(1, "fine-tuning: update 12 of 20"))
     assert not list((tmp_path / "killed").glob("*.safetensors"))
     told = []
     launched("finetune", config, tmp_path / "killed", TWO, told.append)
     assert told[0].startswith("fine-tuning: update 16 of 20")
-    for name in names:
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-
-
-def test_two_processes_draw_the_images_of_one(setup, made, tmp_path):
-    launched("sample", made["asked"] | {"setup": str(setup)}, tmp_path, TWO)
-    assert contents(made["images"]).items() <= contents(tmp_path).items()
-    assert shards.opened(tmp_path, verify=True).prompts == made["asked"]["prompts"]
+    for name in ("unet-10.safetensors", "unet-20.safetensors"):
+        assert (tmp_path / "killed" / name).read_bytes() == (made_in(twice, "two", "finetune") / name).read_bytes()
 
 
 def test_an_error_in_one_process_ends_the_launch_and_is_told_in_one_line(setup, made, tmp_path):
@@ -194,7 +264,7 @@ def said(work: Path, log: str = "", on: Machines = TWO, **errors) -> str:
     return launch.first_failure(work, log, on)
 
 
-KILLED = "  rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: 7)  (SIGKILL)\n"
+DEAD = "  rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: 7)  (SIGKILL)\n"
 ENDED = "  rank      : 0 (local_rank: 0)\n  exitcode  : -15 (pid: 6)  (SIGTERM)\n"
 
 
@@ -203,8 +273,8 @@ def test_the_first_failure_is_told_not_what_followed_from_it(tmp_path):
     folders = iter(tmp_path / str(i) for i in range(9))
     assert said(next(folders), _0=lost, _1=("error", "no luck")) == "process 1 of 2 failed: no luck"
     killed = "process 1 of 2 was killed (SIGKILL): often because memory was exhausted; run again to resume"
-    assert said(next(folders), ENDED + KILLED, _0=lost) == killed
-    assert said(next(folders), KILLED.replace("-9", "-11")) == "process 1 of 2 was killed (SIGSEGV); run again to resume"
+    assert said(next(folders), ENDED + DEAD, _0=lost) == killed
+    assert said(next(folders), DEAD.replace("-9", "-11")) == "process 1 of 2 was killed (SIGSEGV); run again to resume"
     one = "subprocess.CalledProcessError: Command died with <Signals.SIGKILL: 9>."
     assert said(next(folders), one, Machines()) == killed.replace("1 of 2", "0 of 1")
     assert said(next(folders), ENDED, _0=lost).startswith("process 0 of 2 lost the others: RuntimeError: gloo")
@@ -219,6 +289,21 @@ def test_a_process_says_what_to_do_when_gpu_memory_is_exhausted_and_knows_when_a
     assert worker.in_one_line(ValueError("a\n b")) == "a b" and worker.in_one_line(KeyError("x")) == "KeyError: 'x'"
     assert worker.secondary(RuntimeError("[/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:1"))
     assert not worker.secondary(RuntimeError("no luck")) and not worker.secondary(ValueError("Connection closed by peer"))
+
+
+def test_exhausted_gpu_memory_is_told_in_one_line(setup, tmp_path, monkeypatch):
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation")
+
+    (tmp_path / "config.json").write_text(json.dumps({"task": "sample", "setup": str(setup), "folder": str(tmp_path)}))
+    monkeypatch.setitem(tasks.TASKS, "sample", exhausted)
+    monkeypatch.setattr(worker, "end_with_launcher", lambda: None)
+    assert worker.main(tmp_path / "config.json") == 1
+    told = launch.first_failure(tmp_path, "", Machines())
+    assert told == (
+        "process 0 of 1 failed: GPU memory is exhausted: lower training.micro_batch or the batch of images, set "
+        "gradient_checkpointing or ema_offload = true, or use more processes"
+    )
 
 
 def test_a_process_ends_when_the_notebook_that_launched_it_has_ended(monkeypatch):

@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from lib.ground.paths import MODELS
 from lib.ground.setups import ClipSource, Sampling, Setup, Training, is_path
 from lib.ground.sizes import Size
 from lib.methods.adaptation import AdaptationSpec
@@ -101,7 +102,9 @@ def _counted(network: torch.nn.Module, run) -> Network:
 
 def networks_of(setup: Setup) -> dict[str, Network]:
     """The networks of a setup's model at its resolution; those of a hub name are taken to be Stable Diffusion v1's."""
-    return networks(setup.model.source if is_path(setup.model.source) else "true", setup.sampling.resolution)
+    source = setup.model.source
+    model = str(MODELS / "mini-sd") if source == "mini" else source if is_path(source) else "true"
+    return networks(model, setup.sampling.resolution)
 
 
 def image_operations(n: Mapping[str, Network], how: Sampling) -> int:

@@ -1,8 +1,8 @@
 """One update and one image with random weights of Stable Diffusion v1's shape: `python -m lib.scale.measure [--shape true]`.
 
 Writes time, peak memory and operations to `measured/<shape>.json` in the cache, against which notebook 90 checks its
-arithmetic. At its true size on a CPU it takes up to 20 GB and several minutes: float32, gradient checkpointing,
-micro-batches of 1, no moving average.
+arithmetic; ours are in data/setups/measured. At its true size on a CPU it takes 17 GB and several minutes: float32, gradient
+checkpointing, micro-batches of 1, no moving average.
 """
 
 import argparse
@@ -16,11 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from lib.ground.cache import save_json
 from lib.ground.paths import CACHE
 from lib.ground.setups import FOLDER, Sampling, Setup, Training
+from lib.methods.training import sent
 from lib.scale import blank, budget, unets
 from lib.scale.drawing import Drawing, drawn
 from lib.scale.draws import items
@@ -59,13 +61,13 @@ def measured(shape: str, batch: int = 4, steps: int = 2, precision: str = "fp32"
         torch.manual_seed(0)
         pipe = blank.blank_pipeline(Path(folder), shape).to(accelerator.device)
         image = timed(lambda: list(drawn(pipe, ["a dog"], [0], Drawing.of(setup, {}), 1)))
+        trainable(pipe, setup.training)
         update = timed(one_update(accelerator, pipe, setup.training, batch, Path(folder)))
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _peak()
     return {
         "shape": shape, "batch": batch, "steps": steps, "precision": precision, "device": accelerator.device.type,
         "threads": torch.get_num_threads(), "torch": torch.__version__, "peak_bytes": peak,
-        "image_seconds": image[0], "image_operations": image[1],
-        "update_seconds": update[0], "update_operations": update[1],
+        **{f"image_{k}": v for k, v in image.items()}, **{f"update_{k}": v for k, v in update.items()},
     }  # fmt: skip
 
 
@@ -77,31 +79,55 @@ def setup_of(found: dict) -> Setup:
 
 
 def one_update(accelerator, pipe, training: Training, batch: int, folder: Path) -> Callable[[], None]:
-    """A function that does one update of the whole U-Net on random latents, ready to run."""
+    """A function that does one update of what learns in the U-Net on random latents."""
     shape = (pipe.unet.config.in_channels, pipe.unet.config.sample_size, pipe.unet.config.sample_size)
-    halve_frozen(pipe, DTYPES[training.precision])
     loss = unets.Loss(pipe, [unets.Stream(Noise(shape))], [1 / batch], unets.EMPTY, training)
-    chosen = items([8], [batch], shape, pipe.scheduler.config.num_train_timesteps, "even", [torch.Generator()])
-    arrays = loss.batch(chosen)
-    pipe.unet.requires_grad_(True).train().enable_gradient_checkpointing()
     tuning = Tuning(accelerator, pipe.unet, "measured", folder, training, Upkeep())
 
     def update() -> None:
-        parts = [[x[here].to(accelerator.device) for x in arrays] for here in micro_batches(batch, training.micro_batch)]
+        drawn = items([8], [batch], shape, pipe.scheduler.config.num_train_timesteps, "even", [torch.Generator()])
+        arrays = loss.batch(drawn)
+        parts = [[sent(x[here], accelerator.device) for x in arrays] for here in micro_batches(batch, training.micro_batch)]
         tuning.update((lambda p=p: loss(tuning.network, *p) for p in parts), 1e-5)
 
     return update
 
 
-def timed(work: Callable[[], object]) -> tuple[float, int]:
-    """Seconds that `work` takes, and its operations as PyTorch counts them while it runs."""
-    with FlopCounterMode(display=False) as counter:
-        start = time.perf_counter()
+def trainable(pipe, training: Training) -> None:
+    """Make ready what the options train: the whole U-Net in float32, or a LoRA on it; the rest is frozen in half."""
+    halve_frozen(pipe, DTYPES[training.precision])
+    if training.lora_rank:
+        unets.add_lora(pipe.unet, training.lora_rank, DTYPES[training.precision])
+    else:
+        pipe.unet.requires_grad_(True)
+    pipe.unet.train()
+    if training.gradient_checkpointing:
+        pipe.unet.enable_gradient_checkpointing()
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations by PyTorch's own formulas, in `total`. (`FlopCounterMode` also follows modules, and while it does so
+    keeps the activations of every backward pass: 10 GB too many here.)"""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if count := flop_registry.get(func._overloadpacket):
+            self.total += count(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def timed(work: Callable[[], object]) -> dict[str, float]:
+    """Seconds that `work` takes, seconds of the CPU's threads in them (on a machine shared with others, divided by their
+    number, they say what it would take alone), and its operations as PyTorch counts them while it runs."""
+    with Operations() as counter:
+        start, busy = time.perf_counter(), time.process_time()
         work()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
-    return round(seconds, 3), counter.get_total_flops()
+        seconds, busy = time.perf_counter() - start, time.process_time() - busy
+    return {"seconds": round(seconds, 3), "cpu_seconds": round(busy, 3), "operations": counter.total}
 
 
 def kept() -> list[dict]:
@@ -113,14 +139,18 @@ def kept() -> list[dict]:
 
 
 def beside(found: dict) -> dict:
-    """A measurement beside the arithmetic: its operations as shares of it, the rate of the update, and the peak memory."""
+    """A measurement beside the arithmetic: its operations as shares of it, the update's rate, and the peak memory.
+
+    A CPU's rate is that of its threads while they ran: what other work took of a shared machine does not count.
+    """
     setup, n = setup_of(found), budget.networks(found["shape"], RESOLUTION[found["shape"]])
     update, image = budget.update_operations(n, setup.training, found["batch"]), budget.image_operations(n, setup.sampling)
+    busy = found["update_cpu_seconds"] / found["threads"] if found["device"] == "cpu" else found["update_seconds"]
     return {
         "shape": found["shape"],
         "update counted": found["update_operations"] / update,
         "image counted": found["image_operations"] / image,
-        "GFLOP/s": found["update_operations"] / found["update_seconds"] / 1e9,
+        "GFLOP/s": found["update_operations"] / busy / 1e9,
         "GB": found["peak_bytes"] / 1e9,
     }
 

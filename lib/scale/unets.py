@@ -144,17 +144,13 @@ def adapt(
     `streams` are preferred, non-preferred and real pairs; writes `pytorch_lora_weights.safetensors` in
     `folder / "_partial" / "out"`.
     """
-    from diffusers.training_utils import cast_training_params
     from diffusers.utils import convert_state_dict_to_diffusers
-    from peft import LoraConfig, get_peft_model_state_dict
+    from peft import get_peft_model_state_dict
 
     halve_frozen(pipe, DTYPES[training.precision])
     with torch.random.fork_rng():
         torch.manual_seed(torch_seed(spec.seed))
-        pipe.unet.requires_grad_(False).to(DTYPES[training.precision]).add_adapter(
-            LoraConfig(r=spec.rank, lora_alpha=spec.rank, init_lora_weights="gaussian", target_modules=PROJECTIONS)
-        )
-    cast_training_params(pipe.unet)
+        add_lora(pipe.unet, spec.rank, DTYPES[training.precision])
     loss = Loss(pipe, streams, [1 / sum(spec.batch)] * len(streams), EMPTY, training)
 
     def drawn(update: int) -> Items:
@@ -172,6 +168,16 @@ def adapt(
 
     _train(accelerator, "adaptation", loss, drawn, spec.updates, rate, training, folder, upkeep, grid, tell, keep,
            clip=spec.clip)  # fmt: skip
+
+
+def add_lora(unet, rank: int, dtype: torch.dtype) -> None:
+    """Freeze a U-Net in `dtype` and add a LoRA to all its attention projections: float32, the only weights that learn."""
+    from diffusers.training_utils import cast_training_params
+    from peft import LoraConfig
+
+    config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=PROJECTIONS)
+    unet.requires_grad_(False).to(dtype).add_adapter(config)
+    cast_training_params(unet)
 
 
 def _train(

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import gather_object
 
@@ -29,7 +29,10 @@ from lib.scale.tuning import MIXED
 def main(path: Path) -> int:
     """Run the task that a config file describes or, in a folder, tasks as they come; returns the exit status."""
     threading.Thread(target=end_with_launcher, daemon=True).start()
-    return stay(path) if path.is_dir() else once(path)
+    status = stay(path) if path.is_dir() else once(path)
+    if not status:
+        PartialState().destroy_process_group()
+    return status
 
 
 def stay(folder: Path) -> int:
@@ -75,7 +78,8 @@ def run(config: dict) -> None:
     if tracker:
         accelerator.init_trackers("study", {"task": config["task"], "setup": setup.name})
     task(accelerator, setup, config, tell_of(accelerator))
-    accelerator.end_training()
+    for used in accelerator.trackers:  # the next task goes on with this group of processes
+        used.finish()
 
 
 def accelerator_of(setup: Setup, tracker: str = "", folder: Path | None = None) -> Accelerator:
