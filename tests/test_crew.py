@@ -21,7 +21,7 @@ def setup(tmp_path_factory) -> Path:
 @pytest.fixture
 def crew():
     yield (found := crew_of(Machines()))
-    found.end()
+    found.close()
     crew_of.cache_clear()
 
 
