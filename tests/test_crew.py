@@ -22,7 +22,7 @@ def setup(tmp_path_factory) -> Path:
 def crew():
     yield crew_of
     for processes in (1, 2):
-        crew_of(Machines(processes)).end()
+        crew_of(Machines(processes)).close()
     crew_of.cache_clear()
 
 

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from lib.desk import gallery
-from lib.desk.parameters import PATH, PROMPT, check_values, kind_of, parameters
+from lib.desk.parameters import PATH, PROMPT, SETUP, check_values, kind_of, parameters
 from lib.desk.report import best_published
 from lib.ground.domains import clauses, fits
 from lib.ground.paths import ROOT, published
@@ -40,7 +40,7 @@ def test_it_has_one_parameters_cell_of_literals_with_the_size(path):
     statements = ast.parse(cell["source"]).body
     assert all(isinstance(s, ast.Assign) for s in statements)
     values = {s.targets[0].id: ast.literal_eval(s.value) for s in statements}
-    assert values["size"] == "laptop"
+    assert values["size"] == "laptop" and values["setup"] == "mini"
     for line in cell["source"].splitlines():
         assert re.search(r"\S\s+# \S", line), f"no unit or choices beside: {line}"
 
@@ -50,9 +50,9 @@ def test_its_parameters_have_domains_that_their_defaults_satisfy_and_that_are_ch
     parameters_cell, opening = (c["source"] for c in cells(path, "code")[:2])
     for name, (default, comment) in parameters(parameters_cell).items():
         bounds = [c for c in clauses(comment) if c.startswith(("in ", "at ", "one of "))]
-        assert bounds or PROMPT in comment or PATH in comment, f"no domain beside {name}"
+        assert bounds or any(d in comment for d in (PROMPT, PATH, SETUP)), f"no domain beside {name}"
         kind = kind_of(default, comment)
-        assert PATH in comment or fits(default, kind, comment)
+        assert PATH in comment or SETUP in comment or fits(default, kind, comment)
         wrong = (None, ..., "x", -1e9, 1e9, float("nan"), True, [], [None], [default, default], {}, (default,))
         refused = [w for w in wrong if w is not ... and not accepted(parameters_cell, name, w)]
         assert len(refused) >= len(wrong) - 2, f"{name} takes {set(map(str, wrong)) - set(map(str, refused))}"

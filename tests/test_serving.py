@@ -1,12 +1,15 @@
 """A cell that a setup cannot serve says so in one line, what depends on it likewise, and everything else runs as ever."""
 
 import ast
+import subprocess
+import sys
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from lib.desk import report, serving
 from lib.desk.serving import Serving, begin, bound
+from lib.ground.paths import ROOT
 
 
 @pytest.fixture
@@ -117,3 +120,10 @@ def test_all_ways_to_bind_a_name_are_seen():
 def test_modules_and_imported_names_stay(run):
     run("import numpy as np\nfrom math import pi", "a = np.append([1], 2), ask()\nimport numpy as np\nfrom math import pi")
     assert {"np", "pi"} <= set(run.names) and "a" not in run.names
+
+
+def test_under_mini_nothing_of_the_papers_scale_is_imported():
+    code = "import sys, lib.desk.run, lib.study.made as m; m.lee_study('smoke'), m.wu_study('smoke'); "
+    code += "assert type(m.lee_study('smoke')).__name__ == 'LeeStudy'; print([n for n in sys.modules if 'lib.scale' in n])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr

@@ -64,6 +64,7 @@ FIGURES = {
         "own_parts": "Raters, a loss and a weighting of your own, beside what they replace",
         "own_grid": "A prompt grid of your own",
     },
+    "90_the_papers_own_scale": {"own_scale_hours": "What the papers' own scale costs, stage by stage"},
     "99_claims": {"claims": "The papers' claims, one by one"},
 }
 

@@ -32,7 +32,7 @@ class Crew:
 
     def __init__(self, on: Machines):
         self.on, self.child = on, None
-        atexit.register(self.end)
+        atexit.register(self.close)
 
     def run(self, work: Path, tell: Callable[[str], None]) -> tuple[int, str]:
         """Run the task in `work / "config.json"`: exit status and output, as of one launch."""
@@ -62,8 +62,15 @@ class Crew:
             self.child.terminate()
             self.child.wait()
 
+    def close(self) -> None:
+        """End the workers and forget what they said."""
+        if self.child is not None:
+            self.end()
+            self.reader.join(60)
+            self.kept.cleanup()
+
     def _start(self) -> None:
-        self.end()
+        self.close()
         self.kept = tempfile.TemporaryDirectory(prefix="study-crew-")
         self.folder = Path(self.kept.name)
         self.number, self.lines, self.log = 0, queue.SimpleQueue(), self.folder / "log.txt"
@@ -75,7 +82,7 @@ class Crew:
 
     @staticmethod
     def _read(child, log: Path, lines: queue.SimpleQueue) -> None:
-        with open(log, "a", encoding="utf-8") as kept:
+        with open(log, "a", encoding="utf-8") as kept, child.stdout:
             for line in child.stdout:
                 kept.write(line)
                 kept.flush()
