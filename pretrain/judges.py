@@ -83,7 +83,7 @@ def worn(pipe, network: str, part: int, count: int = 500) -> tuple[torch.Tensor,
     classes int64 [count, head], cached.
 
     Two in five are decoded from slightly perturbed latents; the others are noised to 10-55 % of the schedule and denoised,
-    too weakly to change what they show. Spoiled scenes are noised to 5-20 % only: beyond, the generator repairs their faults.
+    too weakly to change what they show. Spoiled scenes are noised to 5-20 % only: beyond that, the generator repairs them.
     """
     seed, path = OWN_SEED[network], CACHE / "pretrain" / "worn" / network / f"{part:03d}.safetensors"
     if not path.exists():
@@ -152,8 +152,9 @@ def own(network: str) -> dict:
     """Entries for a model card: a network's training data and their seeds."""
     seed = OWN_SEED[network]
     return {
-        "data": "renders of uniform attributes and independent sizes, three in ten spoiled, three in ten flawed; half of each "
-        f"batch decoded, or noised and denoised by the generator ({500 * WORN_PARTS} images); no other network saw any of them",
+        "data": "renders of uniform attributes and independent sizes, three in ten spoiled, three in ten flawed; half of "
+        f"each batch decoded, or noised and denoised by the generator ({500 * WORN_PARTS} images); no other network saw "
+        "any of them",
         "seeds of its renders, worn images": [[17, seed, "update"], [13, seed, "part"]],
     }  # fmt: skip
 
@@ -171,7 +172,7 @@ def fit(name: str, network, forward, pipe, minutes: float | None, steps: int, mo
 
 
 def main(which: str, minutes: float | None = None, updates: int = 4_000, more: bool = False) -> None:
-    """Train one of `a`, `b`, `features`, `votes`; save it as float16 with its card. `more` goes on from the shipped weights."""
+    """Train one of `a`, `b`, `features`, `votes`; save it as float16 with its card. `more` goes on from the shipped one."""
     name = {"features": "features", "votes": "features-votes"}.get(which, f"judge-{which}")
     pipe = StableDiffusionPipeline.from_pretrained(MODELS / "mini-sd").to(DEVICE)
     pipe.vae.to(memory_format=torch.channels_last)
@@ -212,6 +213,6 @@ if __name__ == "__main__":
     parser.add_argument("which", choices=("a", "b", "features", "votes"))
     parser.add_argument("minutes", type=float, nargs="?")
     parser.add_argument("--updates", type=int, default=4_000)
-    parser.add_argument("--more", action="store_true", help="go on from the shipped weights, with renders and images of its own")
+    parser.add_argument("--more", action="store_true", help="go on from the shipped weights, on new data")
     given = parser.parse_intermixed_args()
     main(given.which, given.minutes, given.updates, given.more)

@@ -1,5 +1,5 @@
-"""Scenes with faults typical of a generator: spoiled ones, from which judges and autoencoder learn what is not a clean scene,
-and flawed ones, in which everything can still be told."""
+"""Scenes with faults typical of a generator: spoiled ones, from which judges and autoencoder learn what is not a clean
+scene, and flawed ones, in which everything can still be told."""
 
 import numpy as np
 
