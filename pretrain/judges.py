@@ -23,7 +23,7 @@ from pretrain.vae import HELD_OUT, random_scene
 
 BATCH = 128
 UNKNOWN = -100  # a class that the loss ignores
-WORN_PARTS, MORE_PARTS = 16, 12  # of 500 images, in the first run and in one that goes on from the shipped weights
+WORN_PARTS, MORE_PARTS = 16, 8  # of 500 images, in the first run and in one that goes on from the shipped weights
 MORE_UPDATES = 1_000_000  # the number of the second run's first update, by which its renders are drawn
 # Seed of each network that looks at images: each learns from its own renders and worn images, which no other network sees.
 OWN_SEED = {"judge-a": 31, "judge-b": 32, "features": 33, "features-votes": 34, "mini-clip": 51}
@@ -134,8 +134,10 @@ def quality(judge: Judge, pipe, count: int = 2_000) -> dict[str, float]:
 
 def lessons(pipe, network: str, more: bool = False) -> Callable[[int], tuple[torch.Tensor, torch.Tensor]]:
     """A function of the update, giving pixels float [BATCH, 3, 64, 64] and classes int64 [BATCH, head]: half fresh renders
-    and half worn images, all the network's own."""
-    images, classes = (torch.cat(parts) for parts in zip(*(worn(pipe, network, i) for i in range(WORN_PARTS)), strict=True))
+    and half worn images, all the network's own; `more` gives others than the first run had."""
+    parts = range(WORN_PARTS, WORN_PARTS + MORE_PARTS) if more else range(WORN_PARTS)
+    images, classes = (torch.cat(p) for p in zip(*(worn(pipe, network, i) for i in parts), strict=True))
+    first = MORE_UPDATES if more else 0
 
     def draw(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng((17, OWN_SEED[network], first + step))
