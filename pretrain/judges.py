@@ -150,12 +150,12 @@ def lessons(pipe, network: str, more: bool = False) -> Callable[[int], tuple[tor
     return draw
 
 
-def own(network: str) -> dict:
+def own(network: str, parts: int = WORN_PARTS) -> dict:
     """Entries for a model card: a network's training data and their seeds."""
     seed = OWN_SEED[network]
     return {
         "data": "renders of uniform attributes and independent sizes, three in ten spoiled, three in ten flawed; half of "
-        f"each batch decoded, or noised and denoised by the generator ({500 * WORN_PARTS} images); no other network saw "
+        f"each batch decoded, or noised and denoised by the generator ({500 * parts} images); no other network saw "
         "any of them",
         "seeds of its renders, worn images": [[17, seed, "update"], [13, seed, "part"]],
     }  # fmt: skip
@@ -190,8 +190,12 @@ def main(which: str, minutes: float | None = None, updates: int = 4_000, more: b
         network = forward = Judge(which).to(DEVICE, memory_format=torch.channels_last)
     folder = MODELS / name
     if more:
-        network.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
+        network.load_state_dict(
+            before := {k: v.float().to(DEVICE) for k, v in load_file(folder / "model.safetensors").items()}
+        )
     fit(name, network, forward, pipe, minutes, updates, more)
+    if more:  # the average of both is better than either (Wortsman et al. 2022, Robust fine-tuning of zero-shot models)
+        network.load_state_dict({k: (v + before[k]) / 2 for k, v in network.state_dict().items()})
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
     halve(folder / "model.safetensors")
@@ -200,10 +204,12 @@ def main(which: str, minutes: float | None = None, updates: int = 4_000, more: b
             "a": "convolutional", "b": "transformer", "features": "convolutional, 64 features",
             "votes": "plain strided convolutions, 64 features",
         }[which],
-        **own(name), "batch": BATCH, "seed": OWN_SEED[name], **spent(name + "-more" * more),
+        **own(name, MORE_PARTS if more else WORN_PARTS), "batch": BATCH, "seed": OWN_SEED[name],
+        **spent(name + "-more" * more),
     }  # fmt: skip
     if more:
         first = json.loads((folder / "card.json").read_text("utf-8"))
+        card |= {"weights": "the average of those before and after this run, half and half"}
         card |= {"run before": {k: first[k] for k in ("data", "updates", "minutes", "machine", "precision")}}
     if which in ("a", "b"):
         card["held-out accuracy"] = quality(network, pipe)
