@@ -1,6 +1,7 @@
 """judge-a, judge-b and two feature networks, trained on renders, decoded or regenerated renders, and spoiled scenes."""
 
 import argparse
+import json
 from collections.abc import Callable
 
 import numpy as np
@@ -17,24 +18,28 @@ from lib.images.sampling import decode, encode, encode_texts, to_pixels
 from lib.world.prompts import Attributes, write
 from lib.world.scenes import NATURAL, Scene, render
 from pretrain.common import halve, spent, train, write_card
-from pretrain.spoiled import BAD_KINDS, render_bad
+from pretrain.spoiled import BAD_KINDS, render_bad, render_flawed
 from pretrain.vae import HELD_OUT, random_scene
 
 BATCH = 128
 UNKNOWN = -100  # a class that the loss ignores
-WORN_PARTS = 16  # of 500 images
+WORN_PARTS, MORE_PARTS = 16, 8  # of 500 images, in the first run and in one that goes on from the shipped weights
+MORE_UPDATES = 1_000_000  # the number of the second run's first update, by which its renders are drawn
 # Seed of each network that looks at images: each learns from its own renders and worn images, which no other network sees.
 OWN_SEED = {"judge-a": 31, "judge-b": 32, "features": 33, "features-votes": 34, "mini-clip": 51}
 
 
-def labelled(rng: np.random.Generator, count: int, bad_share: float = 0.3) -> tuple[np.ndarray, np.ndarray, list[Scene]]:
+def labelled(
+    rng: np.random.Generator, count: int, bad_share: float = 0.3, flawed_share: float = 0.3
+) -> tuple[np.ndarray, np.ndarray, list[Scene]]:
     """Renders, uint8 [count, 64, 64, 3], classes int64 [count, head] in the order of HEADS, and the intended scenes."""
     images, classes, scenes = [], [], []
     for _ in range(count):
         scene, pixels = random_scene(rng)
         scene = Scene(scene.count, scene.colour, scene.object, scene.background)
         right = truth(scene)
-        if rng.random() < bad_share:
+        drawn = rng.random()
+        if drawn < bad_share:
             kind = str(rng.choice(BAD_KINDS))
             images.append(render_bad(kind, scene, rng))
             if kind == "none":
@@ -43,6 +48,8 @@ def labelled(rng: np.random.Generator, count: int, bad_share: float = 0.3) -> tu
                 right |= {"count": 7}
             else:
                 right |= {"count": UNKNOWN, "colour": UNKNOWN, "object": HEADS["object"] - 1}
+        elif drawn < bad_share + flawed_share:
+            images.append(render_flawed(scene, rng, pixels))
         else:
             images.append(render(scene, rng, pixels))
         classes.append([right[h] for h in HEADS])
@@ -75,8 +82,8 @@ def worn(pipe, network: str, part: int, count: int = 500) -> tuple[torch.Tensor,
     """A network's own decoded and regenerated scenes, which look like the generator's images: uint8 [count, 64, 64, 3] and
     classes int64 [count, head], cached.
 
-    Two in five are decoded from slightly perturbed latents; the others are noised to 10-45 % of the schedule and denoised,
-    too weakly to change what they show.
+    Two in five are decoded from slightly perturbed latents; the others are noised to 10-55 % of the schedule and denoised,
+    too weakly to change what they show. Spoiled scenes are noised to 5-20 % only: beyond that, the generator repairs them.
     """
     seed, path = OWN_SEED[network], CACHE / "pretrain" / "worn" / network / f"{part:03d}.safetensors"
     if not path.exists():
@@ -88,7 +95,9 @@ def worn(pipe, network: str, part: int, count: int = 500) -> tuple[torch.Tensor,
             disturbed = torch.as_tensor(rng.uniform(0, 0.35, (n, 1, 1, 1)), dtype=torch.float32).to(DEVICE)
             g = torch.Generator().manual_seed(1_000 * seed + part)
             first = decode(pipe, z + disturbed * torch.randn(z.shape, generator=g).to(DEVICE))
-        second = regenerate(pipe, images[n:], scenes[n:], rng.uniform(0.1, 0.45, count - n), 1_000 * seed + part)
+        clean = classes[n:, list(HEADS).index("object")] != HEADS["object"] - 1
+        strength = np.where(clean, rng.uniform(0.1, 0.55, count - n), rng.uniform(0.05, 0.2, count - n))
+        second = regenerate(pipe, images[n:], scenes[n:], strength, 1_000 * seed + part)
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(".partial")
         shown = torch.from_numpy(np.ascontiguousarray(np.concatenate([first, second])))
@@ -114,7 +123,7 @@ def right(seen: dict[str, np.ndarray], scenes: list[Scene]) -> dict[str, np.ndar
 
 def quality(judge: Judge, pipe, count: int = 2_000) -> dict[str, float]:
     """Accuracy by head on held-out clean renders and on the same renders passed through the autoencoder."""
-    images, _, scenes = labelled(np.random.default_rng(HELD_OUT + 5), count, bad_share=0.0)
+    images, _, scenes = labelled(np.random.default_rng(HELD_OUT + 5), count, 0.0, 0.0)
     decoded = np.concatenate([decode(pipe, encode(pipe, images[i : i + 200])) for i in range(0, count, 200)])
     out = {}
     for name, shown in (("renders", images), ("decoded", decoded)):
@@ -123,13 +132,15 @@ def quality(judge: Judge, pipe, count: int = 2_000) -> dict[str, float]:
     return out
 
 
-def lessons(pipe, network: str) -> Callable[[int], tuple[torch.Tensor, torch.Tensor]]:
+def lessons(pipe, network: str, more: bool = False) -> Callable[[int], tuple[torch.Tensor, torch.Tensor]]:
     """A function of the update, giving pixels float [BATCH, 3, 64, 64] and classes int64 [BATCH, head]: half fresh renders
-    and half worn images, all the network's own."""
-    images, classes = (torch.cat(parts) for parts in zip(*(worn(pipe, network, i) for i in range(WORN_PARTS)), strict=True))
+    and half worn images, all the network's own; `more` gives others than the first run had."""
+    parts = range(WORN_PARTS, WORN_PARTS + MORE_PARTS) if more else range(WORN_PARTS)
+    images, classes = (torch.cat(p) for p in zip(*(worn(pipe, network, i) for i in parts), strict=True))
+    first = MORE_UPDATES if more else 0
 
     def draw(step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        rng = np.random.default_rng((17, OWN_SEED[network], step))
+        rng = np.random.default_rng((17, OWN_SEED[network], first + step))
         fresh, right, _ = labelled(rng, BATCH // 2)
         pick = torch.from_numpy(rng.integers(len(images), size=BATCH // 2))
         pixels = to_pixels(np.concatenate([fresh, images[pick].numpy()]))
@@ -139,29 +150,31 @@ def lessons(pipe, network: str) -> Callable[[int], tuple[torch.Tensor, torch.Ten
     return draw
 
 
-def own(network: str) -> dict:
+def own(network: str, parts: int = WORN_PARTS) -> dict:
     """Entries for a model card: a network's training data and their seeds."""
     seed = OWN_SEED[network]
     return {
-        "data": "renders of uniform attributes and independent sizes, three in ten spoiled; half of each batch decoded, "
-        f"or noised and denoised by the generator ({500 * WORN_PARTS} images); no other network saw any of them",
+        "data": "renders of uniform attributes and independent sizes, three in ten spoiled, three in ten flawed; half of "
+        f"each batch decoded, or noised and denoised by the generator ({500 * parts} images); no other network saw "
+        "any of them",
         "seeds of its renders, worn images": [[17, seed, "update"], [13, seed, "part"]],
     }  # fmt: skip
 
 
-def fit(name: str, network, forward, pipe, minutes: float | None, steps: int) -> None:
-    """Train a network whose `forward(pixels)` gives logits by head."""
+def fit(name: str, network, forward, pipe, minutes: float | None, steps: int, more: bool = False) -> None:
+    """Train a network whose `forward(pixels)` gives logits by head; `more` goes on from trained weights, at a lower rate."""
 
     def loss(pixels: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         with autocast():
             logits = forward(pixels.contiguous(memory_format=torch.channels_last))
         return sum(F.cross_entropy(logits[h].float(), target[:, j], ignore_index=UNKNOWN) for j, h in enumerate(HEADS))
 
-    train(name, network, lessons(pipe, name), loss, steps, minutes=minutes, lr=0.01, adam_lr=1e-3, every=100)
+    run, lr = (f"{name}-more", 0.006) if more else (name, 0.01)
+    train(run, network, lessons(pipe, name, more), loss, steps, minutes=minutes, lr=lr, adam_lr=lr / 10, every=100)
 
 
-def main(which: str, minutes: float | None = None, updates: int = 4_000) -> None:
-    """Train one of `a`, `b`, `features`, `votes`; save it as float16 with its card."""
+def main(which: str, minutes: float | None = None, updates: int = 4_000, more: bool = False) -> None:
+    """Train one of `a`, `b`, `features`, `votes`; save it as float16 with its card. `more` goes on from the shipped one."""
     name = {"features": "features", "votes": "features-votes"}.get(which, f"judge-{which}")
     pipe = StableDiffusionPipeline.from_pretrained(MODELS / "mini-sd").to(DEVICE)
     pipe.vae.to(memory_format=torch.channels_last)
@@ -175,8 +188,14 @@ def main(which: str, minutes: float | None = None, updates: int = 4_000) -> None
             return {h: head(F.relu(features)) for h, head in network.heads.items()}
     else:
         network = forward = Judge(which).to(DEVICE, memory_format=torch.channels_last)
-    fit(name, network, forward, pipe, minutes, updates)
     folder = MODELS / name
+    if more:
+        network.load_state_dict(
+            before := {k: v.float().to(DEVICE) for k, v in load_file(folder / "model.safetensors").items()}
+        )
+    fit(name, network, forward, pipe, minutes, updates, more)
+    if more:  # the average of both is better than either (Wortsman et al. 2022, Robust fine-tuning of zero-shot models)
+        network.load_state_dict({k: (v + before[k]) / 2 for k, v in network.state_dict().items()})
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, folder / "model.safetensors")
     halve(folder / "model.safetensors")
@@ -185,8 +204,13 @@ def main(which: str, minutes: float | None = None, updates: int = 4_000) -> None
             "a": "convolutional", "b": "transformer", "features": "convolutional, 64 features",
             "votes": "plain strided convolutions, 64 features",
         }[which],
-        **own(name), "batch": BATCH, "seed": OWN_SEED[name], **spent(name),
+        **own(name, MORE_PARTS if more else WORN_PARTS), "batch": BATCH, "seed": OWN_SEED[name],
+        **spent(name + "-more" * more),
     }  # fmt: skip
+    if more:
+        first = json.loads((folder / "card.json").read_text("utf-8"))
+        card |= {"weights": "the average of those before and after this run, half and half"}
+        card |= {"run before": {k: first[k] for k in ("data", "updates", "minutes", "machine", "precision")}}
     if which in ("a", "b"):
         card["held-out accuracy"] = quality(network, pipe)
     write_card(folder, card)
@@ -197,5 +221,6 @@ if __name__ == "__main__":
     parser.add_argument("which", choices=("a", "b", "features", "votes"))
     parser.add_argument("minutes", type=float, nargs="?")
     parser.add_argument("--updates", type=int, default=4_000)
-    given = parser.parse_args()
-    main(given.which, given.minutes, given.updates)
+    parser.add_argument("--more", action="store_true", help="go on from the shipped weights, on new data")
+    given = parser.parse_intermixed_args()
+    main(given.which, given.minutes, given.updates, given.more)

@@ -1,4 +1,5 @@
-"""Spoiled scenes, with faults typical of a generator, from which judges and autoencoder learn what is not a clean scene."""
+"""Scenes with faults typical of a generator: spoiled ones, from which judges and autoencoder learn what is not a clean
+scene, and flawed ones, in which everything can still be told."""
 
 import numpy as np
 
@@ -41,3 +42,39 @@ def render_bad(kind: str, scene: Scene, rng: np.random.Generator) -> np.ndarray:
             shown = other
         paste(canvas, shown, x, y)
     return finished(canvas, "plain")
+
+
+def render_flawed(scene: Scene, rng: np.random.Generator, pixels: int) -> np.ndarray:
+    """A scene with small faults, of which a viewer can still tell everything: uint8 RGB [64, 64, 3].
+
+    Glyphs are off the grid, so that they touch or are cut by the edge; some are faint, lack a strip, are tinged with another
+    colour, or have a trace of another object.
+    """
+    canvas = background(scene.background, rng)
+    clean = sprite(scene.object, scene.colour, pixels)
+    colour = rng.choice((None, *(c for c in COLOURS if c != scene.colour)))
+    tinged = sprite(scene.object, colour, pixels)
+    other = sprite(rng.choice([o for o in OBJECTS if o != scene.object]), scene.colour, pixels)
+    tinge = rng.uniform(0, 0.35) * (rng.random() < 0.5)
+    for x, y in positions(scene.count, pixels, rng):
+        glyph = (1 - tinge) * clean + tinge * tinged
+        if rng.random() < 0.3:
+            trace = rng.uniform(0, 0.25)
+            glyph = (1 - trace) * glyph + trace * other
+        if rng.random() < 0.4:
+            lost, rows = int(rng.integers(1, pixels // 4 + 1)), rng.random() < 0.5
+            strip = slice(None, lost) if rng.random() < 0.5 else slice(-lost, None)
+            glyph[(strip, slice(None)) if rows else (slice(None), strip)] = 0
+        faint = rng.uniform(0.6, 1) if rng.random() < 0.4 else 1
+        dx, dy = rng.integers(-pixels // 8, pixels // 8 + 1, 2)
+        paste_within(canvas, glyph * faint, x + int(dx), y + int(dy))
+    return finished(canvas, "plain")
+
+
+def paste_within(canvas: np.ndarray, glyph: np.ndarray, x: int, y: int) -> None:
+    """`paste` what lies on the canvas of a glyph whose corner may lie beyond its edge."""
+    side, (height, width) = len(glyph), canvas.shape[:2]
+    rows, columns = slice(max(0, -y), min(side, height - y)), slice(max(0, -x), min(side, width - x))
+    spot = canvas[y + rows.start : y + rows.stop, x + columns.start : x + columns.stop]
+    spot *= 1 - glyph[rows, columns, 3:] / 255
+    spot += glyph[rows, columns, :3]
