@@ -14,12 +14,14 @@ from lib.images.models import write_sums
 STEPS = (
     ("pretrain.vae", 0.11, 0.10, 0.02),
     ("pretrain.clip", 0.06),
-    ("pretrain.unet exact", 0.40),
+    ("pretrain.unet exact", 0.31),
     ("pretrain.second",),
     ("pretrain.unet web --more", 0.16),
     ("pretrain.mini_clip", 0.04, 0.01),
     ("pretrain.judges a", 0.03),
+    ("pretrain.judges a --more --updates 600", 0.04),
     ("pretrain.judges b", 0.05),
+    ("pretrain.judges b --more --updates 600", 0.05),
     ("pretrain.judges features", 0.01),
     ("pretrain.judges votes", 0.01),
 )

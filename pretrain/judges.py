@@ -23,6 +23,7 @@ from pretrain.vae import HELD_OUT, random_scene
 
 BATCH = 128
 UNKNOWN = -100  # a class that the loss ignores
+FLAWED = 0.3  # share of flawed scenes in a judge's second run
 WORN_PARTS, MORE_PARTS = 16, 8  # of 500 images, in the first run and in one that goes on from the shipped weights
 MORE_UPDATES = 1_000_000  # the number of the second run's first update, by which its renders are drawn
 # Seed of each network that looks at images: each learns from its own renders and worn images, which no other network sees.
@@ -30,7 +31,7 @@ OWN_SEED = {"judge-a": 31, "judge-b": 32, "features": 33, "features-votes": 34, 
 
 
 def labelled(
-    rng: np.random.Generator, count: int, bad_share: float = 0.3, flawed_share: float = 0.3
+    rng: np.random.Generator, count: int, bad_share: float = 0.3, flawed_share: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray, list[Scene]]:
     """Renders, uint8 [count, 64, 64, 3], classes int64 [count, head] in the order of HEADS, and the intended scenes."""
     images, classes, scenes = [], [], []
@@ -82,21 +83,24 @@ def worn(pipe, network: str, part: int, count: int = 500) -> tuple[torch.Tensor,
     """A network's own decoded and regenerated scenes, which look like the generator's images: uint8 [count, 64, 64, 3] and
     classes int64 [count, head], cached.
 
-    Two in five are decoded from slightly perturbed latents; the others are noised to 10-55 % of the schedule and denoised,
-    too weakly to change what they show. Spoiled scenes are noised to 5-20 % only: beyond that, the generator repairs them.
+    Two in five are decoded from slightly perturbed latents; the others are noised to 10-45 % of the schedule and denoised,
+    too weakly to change what they show. Parts of a judge's second run have flawed scenes, too; noised to 10-55 %, but
+    spoiled ones to 5-20 % only, beyond which the generator repairs them.
     """
     seed, path = OWN_SEED[network], CACHE / "pretrain" / "worn" / network / f"{part:03d}.safetensors"
     if not path.exists():
-        rng = np.random.default_rng((13, seed, part))
-        images, classes, scenes = labelled(rng, count)
+        rng, more = np.random.default_rng((13, seed, part)), part >= WORN_PARTS
+        images, classes, scenes = labelled(rng, count, flawed_share=FLAWED if more else 0.0)
         n = 2 * count // 5
         with torch.no_grad():
             z = encode(pipe, images[:n])
             disturbed = torch.as_tensor(rng.uniform(0, 0.35, (n, 1, 1, 1)), dtype=torch.float32).to(DEVICE)
             g = torch.Generator().manual_seed(1_000 * seed + part)
             first = decode(pipe, z + disturbed * torch.randn(z.shape, generator=g).to(DEVICE))
-        clean = classes[n:, list(HEADS).index("object")] != HEADS["object"] - 1
-        strength = np.where(clean, rng.uniform(0.1, 0.55, count - n), rng.uniform(0.05, 0.2, count - n))
+        strength = rng.uniform(0.1, 0.55 if more else 0.45, count - n)
+        if more:
+            spoiled = classes[n:, list(HEADS).index("object")] == HEADS["object"] - 1
+            strength = np.where(spoiled, rng.uniform(0.05, 0.2, count - n), strength)
         second = regenerate(pipe, images[n:], scenes[n:], strength, 1_000 * seed + part)
         path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_suffix(".partial")
@@ -123,7 +127,7 @@ def right(seen: dict[str, np.ndarray], scenes: list[Scene]) -> dict[str, np.ndar
 
 def quality(judge: Judge, pipe, count: int = 2_000) -> dict[str, float]:
     """Accuracy by head on held-out clean renders and on the same renders passed through the autoencoder."""
-    images, _, scenes = labelled(np.random.default_rng(HELD_OUT + 5), count, 0.0, 0.0)
+    images, _, scenes = labelled(np.random.default_rng(HELD_OUT + 5), count, bad_share=0.0)
     decoded = np.concatenate([decode(pipe, encode(pipe, images[i : i + 200])) for i in range(0, count, 200)])
     out = {}
     for name, shown in (("renders", images), ("decoded", decoded)):
@@ -141,7 +145,7 @@ def lessons(pipe, network: str, more: bool = False) -> Callable[[int], tuple[tor
 
     def draw(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng = np.random.default_rng((17, OWN_SEED[network], first + step))
-        fresh, right, _ = labelled(rng, BATCH // 2)
+        fresh, right, _ = labelled(rng, BATCH // 2, flawed_share=FLAWED if more else 0.0)
         pick = torch.from_numpy(rng.integers(len(images), size=BATCH // 2))
         pixels = to_pixels(np.concatenate([fresh, images[pick].numpy()]))
         pixels = pixels + torch.as_tensor(rng.normal(0, 0.02, (BATCH, 3, 1, 1)), dtype=torch.float32)
@@ -150,13 +154,13 @@ def lessons(pipe, network: str, more: bool = False) -> Callable[[int], tuple[tor
     return draw
 
 
-def own(network: str, parts: int = WORN_PARTS) -> dict:
+def own(network: str, more: bool = False) -> dict:
     """Entries for a model card: a network's training data and their seeds."""
     seed = OWN_SEED[network]
     return {
-        "data": "renders of uniform attributes and independent sizes, three in ten spoiled, three in ten flawed; half of "
-        f"each batch decoded, or noised and denoised by the generator ({500 * parts} images); no other network saw "
-        "any of them",
+        "data": "renders of uniform attributes and independent sizes, three in ten spoiled"
+        f"{', three in ten flawed' * more}; half of each batch decoded, or noised and denoised by the generator "
+        f"({500 * (MORE_PARTS if more else WORN_PARTS)} images); no other network saw any of them",
         "seeds of its renders, worn images": [[17, seed, "update"], [13, seed, "part"]],
     }  # fmt: skip
 
@@ -204,7 +208,7 @@ def main(which: str, minutes: float | None = None, updates: int = 4_000, more: b
             "a": "convolutional", "b": "transformer", "features": "convolutional, 64 features",
             "votes": "plain strided convolutions, 64 features",
         }[which],
-        **own(name, MORE_PARTS if more else WORN_PARTS), "batch": BATCH, "seed": OWN_SEED[name],
+        **own(name, more), "batch": BATCH, "seed": OWN_SEED[name],
         **spent(name + "-more" * more),
     }  # fmt: skip
     if more:

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from transformers import CLIPTokenizer
 
+from lib.feedback.judges import HEADS, look, truth
 from lib.ground.precision import DEVICE
-from lib.images.models import MODELS
+from lib.images.models import MODELS, load_judge
 from lib.methods.denoising import NO_CAPTION
 from lib.methods.training import Updates
 from lib.study.wu import ADAPTATIONS
@@ -205,20 +206,31 @@ def test_a_loss_that_is_not_finite_ends_a_training_run_in_words(train, monkeypat
 
 def test_no_two_networks_that_look_at_images_learn_from_the_same_renders_or_worn_images(pipe, tmp_path, monkeypatch):
     started, labelled, worn = [], judges.labelled, judges.worn
-    def noted(rng, count):
+    def noted(rng, count, flawed_share):
         started.append(str(rng.bit_generator.state))
-        return labelled(rng, 5)
+        return labelled(rng, 5, flawed_share=flawed_share)
 
     monkeypatch.setattr(judges, "labelled", noted)
     monkeypatch.setattr(judges, "worn", lambda pipe, network, part: worn(pipe, network, part, count=5))
-    for name, value in (("CACHE", tmp_path), ("WORN_PARTS", 2), ("BATCH", 10)):
+    for name, value in (("CACHE", tmp_path), ("WORN_PARTS", 2), ("MORE_PARTS", 1), ("BATCH", 10)):
         monkeypatch.setattr(judges, name, value)
-    for network in judges.OWN_SEED:
-        draw = judges.lessons(pipe, network)
+    for network, more in itertools.product(judges.OWN_SEED, (False, True)):
+        draw = judges.lessons(pipe, network, more)
         for step in range(2):
             pixels, classes = draw(step)
             assert pixels.shape == (10, 3, 64, 64) and classes.shape == (10, 4)
-    assert len(set(started)) == len(started) == 4 * len(judges.OWN_SEED)  # two parts that are worn, two updates
+    assert len(set(started)) == len(started) == 7 * len(judges.OWN_SEED)  # three parts that are worn, four updates
+
+
+def test_a_flawed_scene_keeps_its_classes_and_a_spoiled_one_loses_its_object():
+    flawed, classes, scenes = judges.labelled(np.random.default_rng(7), 200, bad_share=0.0, flawed_share=1.0)
+    clean, _, same = judges.labelled(np.random.default_rng(7), 1, bad_share=0.0)
+    assert same[0] == scenes[0] and (flawed[0] != clean[0]).any()
+    assert classes.tolist() == [[truth(s)[h] for h in HEADS] for s in scenes]
+    read = judges.right(look(load_judge("b"), flawed), scenes)
+    assert read["colour"].mean() > 0.85 and read["background"].mean() > 0.95
+    spoiled = judges.labelled(np.random.default_rng(7), 200, bad_share=1.0)[1]
+    assert not (spoiled == classes).all(1).any()
 
 
 def test_cards_say_which_renders_a_network_learnt_from_and_none_are_named_twice():

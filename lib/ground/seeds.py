@@ -5,8 +5,8 @@ that is, its stream, prompt and number, and never on its pixels: processors roun
 somewhere in an image must not redraw the raters. `uniforms` and `normals` draw for many names at once.
 
 The environment variable STUDY_SEED (3 unless set) is the study's seed: another value redraws all images, raters, users,
-batches and bootstraps. It is part of every stage's key. The study was built at 0; its three confirmatory runs, each made after
-all choices had been frozen, are at 1, 2 and 3.
+batches and bootstraps. It is part of every stage's key. The study was built at 0; its three confirmatory runs, each made
+after all choices had been frozen, are at 1, 2 and 3.
 """
 
 import hashlib
