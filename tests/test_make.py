@@ -51,13 +51,13 @@ def test_help_needs_no_tool_that_differs_between_systems(tmp_path):
 
 
 def test_reproduce_goes_through_the_strict_runner_at_the_asked_size():
-    assert re.search(r"-m lib\.desk\.run .*--size .laptop.$", make("-n", "reproduce"), re.M)
-    assert re.search(r"-m lib\.desk\.run .*--size .smoke.$", make("-n", "smoke"), re.M)
+    assert re.search(r"-m lib\.desk\.run .*--size .laptop. --setup .mini.$", make("-n", "reproduce"), re.M)
+    assert re.search(r"-m lib\.desk\.run .*--size .smoke. --setup .tiny.$", make("-n", "smoke", "SETUP=tiny"), re.M)
     assert re.search(r"-m lib\.desk\.site --size .laptop.$", make("-n", "report"), re.M)
     assert "lib.desk.site" not in make("-n", "reproduce")
-    assert re.search(r"-m lib\.desk\.beside --size .laptop.$", make("-n", "reproduce"), re.M)
+    assert re.search(r"-m lib\.desk\.beside --size .laptop. --setup .mini.$", make("-n", "reproduce"), re.M)
     assert re.search(r"-m lib\.desk\.publish --size .gpu.$", make("-n", "publish", "SIZE=gpu"), re.M)
-    assert re.search(r"-m lib\.desk\.run --check .*--size .full.$", make("-n", "stale", "SIZE=full"), re.M)
+    assert re.search(r"-m lib\.desk\.run --check .*--size .full. --setup .mini.$", make("-n", "stale", "SIZE=full"), re.M)
 
 
 def test_the_time_budget_reaches_pretraining():
@@ -90,7 +90,7 @@ def test_every_target_that_runs_python_looks_at_its_environment_first(target, ve
 
 def test_a_space_in_python_or_in_the_size_makes_no_second_word():
     assert commands("report", "SIZE=lap top")[-1][-2:] == ["--size", "lap top"]
-    assert commands("stale", "SIZE=a  b")[-1][-2:] == ["--size", "a  b"]
+    assert commands("stale", "SIZE=a  b", "SETUP=c d")[-1][-4:] == ["--size", "a  b", "--setup", "c d"]
     assert commands("pretrain", "BUDGET=4 0")[-1][-2:] == ["--minutes", "4 0"]
 
 
