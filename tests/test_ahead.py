@@ -124,3 +124,9 @@ def test_a_study_hands_on_what_is_wanted_and_at_the_smallest_size_asks_for_more(
 def test_too_few_missing_stages_are_left_to_the_study(stages):
     ahead.make(stages, [("first",), ("second",)], 3)
     assert not stages.noted()
+
+
+def test_another_process_makes_the_same_study():
+    made = LeeStudy("smoke", "labels.csv")
+    same = type(made)(*made.arguments)
+    assert (same.name, same.raters, same.size) == (made.name, made.raters, made.size)
