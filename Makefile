@@ -34,7 +34,7 @@ env:  ## .venv with the exact versions of requirements.lock, and nothing else (V
 	@"$(or $(ANY),$(error $(NONE)))" -I lib/desk/environment.py "$(VENV)"
 
 test: env  ## the tests (15 minutes or less)
-	$(RUN) -m pytest -q tests
+	$(RUN) -m pytest -q -n 2 --dist loadfile tests
 
 reproduce: env  ## run the stale notebooks into reports/yours, and hold them against ours (SIZE=smoke, laptop, evening, gpu, full)
 	$(RUN) -m lib.desk.run $(NOTEBOOKS) --size "$(SIZE)" --setup "$(SETUP)"$(if $(PATIENCE), --patient)

@@ -114,6 +114,15 @@ def test_the_readme_gets_its_values_once(tmp_path, reports):
     )
 
 
+def test_confirmatory_runs_stand_side_by_side_the_last_with_the_numbers_of_the_page():
+    name, other = list(readme.COMPARED)[:2]
+    earlier = [{"run": run, "name": name, "value": 0.01 * run, "low": 0.0, "high": 0.05} for run in (1, 2)]
+    lines = readme.confirmatory([{"name": other, "value": -0.02, "low": None, "high": None}], earlier).strip().split("\n")
+    assert lines[0] == "| | run 1 | run 2 | run 3 |" and len(lines) == 2 + len(readme.COMPARED)
+    assert lines[2].endswith("| +1.0 [0.0, 5.0] | +2.0 [0.0, 5.0] | not measured |")
+    assert lines[3].endswith("| not measured | not measured | -2.0 |")
+
+
 def test_a_notebook_opens_with_its_last_answer_and_its_minutes_at_each_size(ours):
     assert "not run yet" in report.opening("05_tuning", "laptop").data
     report.answer("05_tuning", "12.7 % [2.0, 23.4]", "laptop")

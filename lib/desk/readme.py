@@ -1,5 +1,6 @@
 """Numbers, figures and claims in README.md and the pages of reports/, from the best size that we published."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,10 +9,24 @@ from lib.desk import gallery
 from lib.desk.claims import FOUND, counted, shown
 from lib.desk.report import TIMING, claims_of, interval, percent, points, quality_entries, read_list
 from lib.ground.cache import atomic_write
+from lib.ground.paths import DATA
 
 # The claims that README.md shows.
 MATTER = ("Reward beats CLIP, unseen", "Prompt classification helps", "Alignment votes, won less lost",
           "Fine-tuned above rejection", "Adapted model preferred")  # fmt: skip
+EARLIER = DATA / "confirmatory.json"  # the first two confirmatory runs
+# What is compared between the confirmatory runs: quality figures, in points of the good share by judge-b.
+COMPARED = {
+    "finetuned_minus_constant_judge_b": "full method minus constant reward, at the scale at which the rule uses the full method",
+    "finetuned_minus_constant_study_scale_judge_b": "the same, at the study's guidance scale",
+    "random_minus_constant_judge_b": "shuffled rewards minus constant reward",
+    "finetuned_minus_base_judge_b": "full method minus base, at equal guidance scale",
+    "finetuned_best_minus_base_best_judge_b": "full method minus base, each at its best scale within the budget of distance",
+    "finetuned_top_minus_base_top_judge_b": "full method minus base, each at its best scale, without a budget (one training run)",
+    "direction_minus_base_judge_b": "reward direction minus base, at equal guidance scale",
+    "direction_best_minus_base_best_judge_b": "reward direction minus base, each at its best scale within the budget of distance",
+    "direction_top_minus_base_top_judge_b": "reward direction minus base, each at its best scale, without a budget (one training run)",
+}
 MARKER = re.compile(r"<!-- value:(\w+) -->(.*?)<!-- /value -->", re.DOTALL)
 
 
@@ -19,13 +34,14 @@ def readme_values(folder: Path, notebooks: Iterable[Path] = ()) -> dict[str, str
     """Text for each marker, of the reports in a folder that is called as their size.
 
     NAME, NAME_percent and NAME_points of a quality figure; minutes_NOTEBOOK, minutes_total and size; figure_NAME; claims,
-    claims_counted and claims_that_matter; the gallery and the answers of `notebooks`.
+    claims_counted and claims_that_matter; confirmatory; the gallery and the answers of `notebooks`.
     """
     values = {"size": f"`{folder.name}`", "claims": markdown(folder)}
     values["claims_that_matter"] = by_name(folder, MATTER)
     ran = (folder / "claims.json").exists()
     values["claims_counted"] = counted(row["verdict"] for row in claims_of(folder)) if ran else "not run yet"
     values |= {"gallery": gallery.markdown(folder, notebooks), "answers": answers(folder, notebooks)}
+    values["confirmatory"] = confirmatory(quality_entries(folder), json.loads(EARLIER.read_text("utf-8")))
     for name, caption in (one for each in gallery.FIGURES.values() for one in each.items()):
         values[f"figure_{name}"] = f"\n![{caption}](reports/{folder.name}/figures/{name}.png)\n"
     for entry in quality_entries(folder):
@@ -71,6 +87,19 @@ def by_name(folder: Path, names: Iterable[str]) -> str:
     lines = ["| claim | paper | here [95 % interval] | verdict |", "| --- | --- | --- | --- |"]
     for row in (r for r in claims_of(folder) if r["name"] in names):
         lines.append(f"| {row['name']} | {shown(row['paper_value'], row['unit'])} | {here(row)} | {row['verdict']} |")
+    return "\n\n" + "\n".join(lines) + "\n\n"
+
+
+def confirmatory(entries: Iterable[Mapping], earlier: Iterable[Mapping]) -> str:
+    """A table of Markdown of COMPARED in each confirmatory run: those before, as rows with their `run`, and the last one."""
+    runs: dict[int, dict[str, str]] = {}
+    for row in earlier:
+        runs.setdefault(row["run"], {})[row["name"]] = points(row["value"], row["low"], row["high"])
+    last = max(runs, default=0) + 1
+    runs[last] = {e["name"]: points(e["value"], e["low"], e["high"]) for e in entries}
+    lines = [f"| | {' | '.join(f'run {run}' for run in runs)} |", "| --- |" + " --- |" * len(runs)]
+    for name, told in COMPARED.items():
+        lines.append(f"| {told} | {' | '.join(run.get(name, 'not measured').replace(' points', '') for run in runs.values())} |")
     return "\n\n" + "\n".join(lines) + "\n\n"
 
 
