@@ -187,16 +187,25 @@ def test_shares_of_any_number_of_processes_are_the_same_bytes(processes, twice, 
 
 
 @pytest.mark.parametrize("task", WRITTEN)
-@pytest.mark.parametrize("how, most", [("", 0.02), (" plain", 1e-3)])  # AdamW hides a wrong scale, and enlarges rounding
-def test_two_processes_learn_what_one_does(task, how, most, twice, setup):
+@pytest.mark.parametrize("how", ["", " plain"])  # plain gradient descent as well: AdamW hides a wrong scale
+def test_two_processes_learn_what_one_does(task, how, twice, setup):
     model, clip = (Path(part.source) for part in (setup_named(setup).model, setup_named(setup).clip))
     start = load_file(model / "unet" / "diffusion_pytorch_model.safetensors")
     start |= load_file(clip / "open_clip_model.safetensors")
     name = WRITTEN[task].replace("20", "6") if how else WRITTEN[task]
     one, two = (load_file(made_in(twice, place + how, task) / name) for place in ("one", "two"))
     learnt = [n for n in one if "lora_A" not in n and ".down." not in n]  # the other half of a LoRA starts at 0
-    one, two = ({n: x[n] for n in learnt} for x in (one, two))
-    assert off(two, one, {n: start.get(n, torch.zeros_like(x)) for n, x in one.items()}) < most
+    one, two = ({n: without_key_bias(n, x[n]) for n in learnt} for x in (one, two))
+    assert off(two, one, {n: without_key_bias(n, start.get(n, torch.zeros_like(x))) for n, x in one.items()}) < 1e-4
+
+
+def without_key_bias(name: str, weight: torch.Tensor) -> torch.Tensor:
+    """A weight with 0 for the bias of attention's keys, if it has one: softmax cancels what all keys share, so that its
+    gradient is rounding, of which AdamW makes whole updates."""
+    if not name.endswith("in_proj_bias"):
+        return weight
+    query, key, value = weight.chunk(3)
+    return torch.cat([query, torch.zeros_like(key), value])
 
 
 @pytest.mark.parametrize("task", WRITTEN)
