@@ -44,7 +44,7 @@ FIGURES = {
     },
     "06_alignment_against_fidelity": {
         "frontier": "What each way of training gains in alignment, and what it costs in fidelity",
-        "guidance_curves": "Alignment against distance along the guidance scale: does training do more than the knob?",
+        "guidance_curves": "Alignment against distance along the guidance scale: what training does beyond the knob",
         "gains": "The gains, taken apart: the knob's, the training's, the reward's",
     },
     "07_rejection_sampling": {
