@@ -66,8 +66,8 @@ def test_the_notebooks_recipes_run_and_each_changes_what_it_replaces(small):
     assert [n for n in names if same(rewards[n], rewards["reward"])] == ["reward"]
     assert set(left["tables"]) == set(left["raters"]) == {"noisier labellers", "strict rater"}
     assert len(sampling.load_images(left["images"])) == len(left["grid"]) == 8
-    (full, updates), steeper = left["trials"].values()
-    assert steeper[1] == updates == left["trial"].updates == 2 and steeper[0].digest != full.digest
+    (full, updates), steeper = left["tuned"].values()
+    assert steeper[1] == updates == left["spec"].updates == 4 and steeper[0].digest != full.digest
     for name in ("own_raters", "own_rewards", "own_weighting"):
         assert report.read(name, "smoke")
 
