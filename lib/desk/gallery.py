@@ -27,7 +27,7 @@ FIGURES = {
     },
     "02_human_feedback": {
         "error_profile": "Images labelled good, by category, beside the paper's Table 2",
-        "good_by_count": "The more objects a prompt asks for, the rarer a good image",
+        "good_by_count": "Images labelled good, by the number of objects asked for",
     },
     "03_reward_learning": {
         "reward_accuracy": "The learned reward against CLIP score",
@@ -35,7 +35,7 @@ FIGURES = {
     },
     "04_reward_ablations": {
         "reward_ablations": "One change at a time: what the reward loses",
-        "prompt_classification_by_labels": "The auxiliary loss helps where labels are few",
+        "prompt_classification_by_labels": "The auxiliary loss, by the number of labels and the form of its prompts",
     },
     "05_fine_tuning": {
         "before_after_count": "Base and full method from the same noise: counts",
@@ -44,7 +44,7 @@ FIGURES = {
     },
     "06_alignment_against_fidelity": {
         "frontier": "What each way of training gains in alignment, and what it costs in fidelity",
-        "guidance_curves": "Alignment against distance along the guidance scale: what training does beyond the knob",
+        "guidance_curves": "Alignment against distance, along the guidance scale",
         "gains": "The gains, taken apart: the knob's, the training's, the reward's",
     },
     "07_rejection_sampling": {

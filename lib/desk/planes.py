@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.patheffects import withStroke
 
 from lib.desk.charts import legend_above
 from lib.desk.figures import COLOURS, MARKERS
+
+OUTLINE = [withStroke(linewidth=2.5, foreground="white")]  # of labels that lie on lines
 
 
 def positions(rows: Sequence[Mapping], axis, x: str, y: str, label: str, joined: bool = False) -> None:
@@ -50,7 +53,8 @@ def labelled(rows: Sequence[Mapping], axis, x: str, y: str, arrow: tuple[str, st
         (dx, dy), box = (x[free[0] if free else 0] for x in (sides, boxes))
         taken.append(box)
         axis.annotate(name, at, xytext=(0.7 * dx, 0.7 * dy), textcoords="offset points", fontsize=8,
-                      ha="right" if dx < 0 else "left", color=COLOURS.get(name, "#2f6f9f"))  # fmt: skip
+                      ha="right" if dx < 0 else "left", color=COLOURS.get(name, "#2f6f9f"),
+                      path_effects=OUTLINE)  # fmt: skip
     if arrow:
         start, end = (place[name] for name in arrow)
         axis.annotate("", end, start, arrowprops=dict(arrowstyle="->", color="#777777", linewidth=1.2, shrinkA=7, shrinkB=7))
@@ -76,4 +80,4 @@ def paths(rows: Sequence[Mapping], axis, x: str, y: str, by: str, at: str, perce
         side = (6, 4) if names.index(name) % 2 else (-6, 4)
         for r, *place in zip(part, here[x], here[y], strict=True):
             axis.annotate(f"{r[at]:g}", place, xytext=side, textcoords="offset points", fontsize=8, color=colour,
-                          ha="left" if side[0] > 0 else "right")  # fmt: skip
+                          ha="left" if side[0] > 0 else "right", path_effects=OUTLINE)  # fmt: skip

@@ -15,17 +15,19 @@ from lib.ground.paths import DATA
 MATTER = ("Reward beats CLIP, unseen", "Prompt classification helps", "Alignment votes, won less lost",
           "Fine-tuned above rejection", "Adapted model preferred")  # fmt: skip
 EARLIER = DATA / "confirmatory.json"  # the first two confirmatory runs
-# What is compared between the confirmatory runs: quality figures, in points of the good share by judge-b.
+# What is compared between the confirmatory runs: quality figures, differences of the good share by judge-b.
+AT, WITHIN, WITHOUT = ("at the study's guidance scale", "each at its best scale within the budget of distance",
+                       "each at its best scale, without a budget (one training run)")  # fmt: skip
 COMPARED = {
-    "finetuned_minus_constant_judge_b": "full method minus constant reward, at the scale at which the rule uses the full method",
-    "finetuned_minus_constant_study_scale_judge_b": "the same, at the study's guidance scale",
-    "random_minus_constant_judge_b": "shuffled rewards minus constant reward",
-    "finetuned_minus_base_judge_b": "full method minus base, at equal guidance scale",
-    "finetuned_best_minus_base_best_judge_b": "full method minus base, each at its best scale within the budget of distance",
-    "finetuned_top_minus_base_top_judge_b": "full method minus base, each at its best scale, without a budget (one training run)",
-    "direction_minus_base_judge_b": "reward direction minus base, at equal guidance scale",
-    "direction_best_minus_base_best_judge_b": "reward direction minus base, each at its best scale within the budget of distance",
-    "direction_top_minus_base_top_judge_b": "reward direction minus base, each at its best scale, without a budget (one training run)",
+    "finetuned_minus_constant_judge_b": "full method minus constant reward, at the scale at which the full method is used",
+    "finetuned_minus_constant_study_scale_judge_b": f"full method minus constant reward, {AT}",
+    "random_minus_constant_judge_b": "shuffled rewards minus constant reward, as in the first row",
+    "finetuned_minus_base_judge_b": f"full method minus base, {AT}",
+    "finetuned_best_minus_base_best_judge_b": f"full method minus base, {WITHIN}",
+    "finetuned_top_minus_base_top_judge_b": f"full method minus base, {WITHOUT}",
+    "direction_minus_base_judge_b": f"reward direction minus base, {AT}",
+    "direction_best_minus_base_best_judge_b": f"reward direction minus base, {WITHIN}",
+    "direction_top_minus_base_top_judge_b": f"reward direction minus base, {WITHOUT}",
 }
 MARKER = re.compile(r"<!-- value:(\w+) -->(.*?)<!-- /value -->", re.DOTALL)
 
@@ -33,15 +35,18 @@ MARKER = re.compile(r"<!-- value:(\w+) -->(.*?)<!-- /value -->", re.DOTALL)
 def readme_values(folder: Path, notebooks: Iterable[Path] = ()) -> dict[str, str]:
     """Text for each marker, of the reports in a folder that is called as their size.
 
-    NAME, NAME_percent and NAME_points of a quality figure; minutes_NOTEBOOK, minutes_total and size; figure_NAME; claims,
-    claims_counted and claims_that_matter; confirmatory; the gallery and the answers of `notebooks`.
+    NAME, NAME_percent and NAME_points of a quality figure, NAME_points_run_1 and _2 of an earlier run; minutes_NOTEBOOK,
+    minutes_total and size; figure_NAME; claims, claims_counted and claims_that_matter; confirmatory; the gallery and the
+    answers of `notebooks`.
     """
     values = {"size": f"`{folder.name}`", "claims": markdown(folder)}
     values["claims_that_matter"] = by_name(folder, MATTER)
     ran = (folder / "claims.json").exists()
     values["claims_counted"] = counted(row["verdict"] for row in claims_of(folder)) if ran else "not run yet"
     values |= {"gallery": gallery.markdown(folder, notebooks), "answers": answers(folder, notebooks)}
-    values["confirmatory"] = confirmatory(quality_entries(folder), json.loads(EARLIER.read_text("utf-8")))
+    earlier = json.loads(EARLIER.read_text("utf-8"))
+    values["confirmatory"] = confirmatory(quality_entries(folder), earlier)
+    values |= {f"{r['name']}_points_run_{r['run']}": points(r["value"], r["low"], r["high"]) for r in earlier}
     for name, caption in (one for each in gallery.FIGURES.values() for one in each.items()):
         values[f"figure_{name}"] = f"\n![{caption}](reports/{folder.name}/figures/{name}.png)\n"
     for entry in quality_entries(folder):
@@ -99,7 +104,8 @@ def confirmatory(entries: Iterable[Mapping], earlier: Iterable[Mapping]) -> str:
     runs[last] = {e["name"]: points(e["value"], e["low"], e["high"]) for e in entries}
     lines = [f"| | {' | '.join(f'run {run}' for run in runs)} |", "| --- |" + " --- |" * len(runs)]
     for name, told in COMPARED.items():
-        lines.append(f"| {told} | {' | '.join(run.get(name, 'not measured').replace(' points', '') for run in runs.values())} |")
+        found = [run.get(name, "not measured").replace(" points", "") for run in runs.values()]
+        lines.append(f"| {told} | {' | '.join(found)} |")
     return "\n\n" + "\n".join(lines) + "\n\n"
 
 
