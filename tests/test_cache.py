@@ -229,3 +229,13 @@ def test_within_only_found_a_stage_is_found_or_named_but_not_made():
     assert len(calls) == 1
     cache.stage("paint", Spec(), {}, writer(calls))
     assert len(calls) == 2
+
+
+def test_who_asks_what_is_there_does_not_wait_for_a_stage_in_the_making(monkeypatch):
+    monkeypatch.setattr(cache, "FileLock", partial(cache.FileLock, timeout=1))
+
+    def make(folder):
+        assert cache.if_found(lambda: cache.stage("draw", Spec(), {}, make)) is None
+        (folder / "out.txt").write_text("hello")
+
+    assert cache.stage("draw", Spec(), {}, make).path.exists()

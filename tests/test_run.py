@@ -153,6 +153,7 @@ def test_a_dict_that_gives_a_key_twice_is_refused_before_the_first_cell(run, tmp
 
 
 def test_a_run_killed_while_it_wrote_is_run_again_and_leaves_nothing(tmp_path, monkeypatch):
+    from lib.desk import execution
     from lib.desk import run as runner
 
     monkeypatch.setenv("STUDY_REPORTS", str(tmp_path / "reports"))
@@ -160,7 +161,7 @@ def test_a_run_killed_while_it_wrote_is_run_again_and_leaves_nothing(tmp_path, m
     results.mkdir(parents=True)
     (results / ".counted.json.abc.partial").write_text('{"ro')
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(runner, "timing", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))  # at the last thing it writes
+        patch.setattr(execution, "timing", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))  # the last that it writes
         runner.main([str(toy), "--size", "smoke"])
     assert [p.name for p in results.iterdir()] == ["counted.json"] and not runner.is_fresh(toy, {}, "smoke")
     assert runner.main([str(toy), "--size", "smoke"]) == 0 and runner.is_fresh(toy, {}, "smoke")

@@ -14,8 +14,8 @@ from lib.ground.setups import setup_named
 from lib.ground.source import COMPUTING, DRAWING, code_digest, versions
 
 # Modules that affect no notebook.
-BESIDE = ("bench", "beside", "campaign", "environment", "export", "fresh", "gallery", "pack", "publish", "readme", "run",
-          "site")  # fmt: skip
+BESIDE = ("bench", "beside", "campaign", "environment", "execution", "export", "fresh", "gallery", "pack", "publish",
+          "readme", "rehearsal", "run", "site")  # fmt: skip
 
 
 def libraries() -> dict[str, str]:

@@ -99,6 +99,8 @@ def stage(
     refuse_changes(written)
     key = digest_of(recipe)
     entry, work = CACHE / name / key, CACHE / "work" / f"{name}-{key[:16]}"
+    if not (_make or entry.exists()):  # said at once, not when whoever may be making it has finished
+        raise NotMade(f"stage {name} is not in the cache")
     with locked(work.with_suffix(".lock")):
         if (found := read_entry(name, entry)) is not None:
             return found

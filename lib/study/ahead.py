@@ -36,7 +36,11 @@ def make(study, wanted: Sequence[tuple], least: int = 2) -> None:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """How many cores this process may use: all that the system allows it, or as many as STUDY_CORES says."""
+    if given := os.environ.get("STUDY_CORES"):
+        if not (given.isdecimal() and int(given)):
+            raise ValueError(f"STUDY_CORES={given!r}: expected a whole number of at least 1, or nothing for all cores")
+        return int(given)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
