@@ -7,5 +7,5 @@ feedback  judges, labels, panel, votes, tallies, taste, choices; people: answers
 methods   training; reward, ensemble, denoising, finetune, arithmetic, preference, adaptation; rejection, ablation, choosing
 scale     the papers' scale: blank, hub, shards, streams, pairs, inception, fidelity; launch, crew, stages, worker, unets
 study     common, lee (LeeStudy), tuning, own, people, voting, users, wu (WuStudy), ahead; scaled, its lee and wu; made
-desk      figures, charts, planes, report, claims, labelling, serving; costs, execution, rehearsal, run, beside; publish, site; export, pack, bench
+desk      figures, charts, planes, report, claims, labelling, serving; costs, run, beside; publish, site; export, pack, bench
 """

@@ -81,7 +81,8 @@ UNMAPPED = {
     "methods": {"lessons"},
     "scale": {"budget", "checkpoints", "drawing", "draws", "grid", "halves", "measure", "preferring", "tasks", "tuning"},
     "study": {"scaled_lee", "scaled_wu"},
-    "desk": {"campaign", "environment", "fence", "fresh", "gallery", "parameters", "readme", "stock", "widget"},
+    "desk": {"campaign", "environment", "execution", "fence", "fresh", "gallery", "parameters", "readme",
+             "rehearsal", "stock", "widget"},
 }
 
 

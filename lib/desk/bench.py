@@ -36,7 +36,7 @@ class Rate:
     name: str
     items: float
     operations: float | None = None
-    training: bool = False  # in bfloat16 where that is fast
+    fast: bool = False  # in bfloat16 where that is fast
 
 
 def seconds(work: Callable[[], object], rounds: int = 3) -> float:
@@ -60,7 +60,7 @@ def finished() -> None:
 
 
 def rate(
-    name: str, work: Callable[[], object], count: int, training: bool = False, of: Callable[[], object] | None = None
+    name: str, work: Callable[[], object], count: int, fast: bool = False, of: Callable[[], object] | None = None
 ) -> Rate:
     """The rate of `work`, which processes `count` items; `of` processes one, to count its arithmetic."""
     operations = None
@@ -68,7 +68,7 @@ def rate(
         with FlopCounterMode(display=False) as counter:
             of()
         operations = float(counter.get_total_flops())
-    return Rate(name, count / seconds(work), operations, training)
+    return Rate(name, count / seconds(work), operations, fast)
 
 
 def matrix_rate(dtype: torch.dtype, size: int = 8192 if ON_GPU else 2048) -> float:
@@ -95,7 +95,7 @@ def rates() -> list[Rate]:
     def draw(n: int) -> None:
         sampling.sample(pipe, texts[:n], range(n), batch=n)
 
-    found += [rate(f"images sampled, {n} at once", lambda n=n: draw(n), n, of=lambda: draw(1)) for n in BATCHES]
+    found += [rate(f"images sampled, {n} at once", lambda n=n: draw(n), n, not ON_GPU, of=lambda: draw(1)) for n in BATCHES]
     judge, one = models.load_judge("b"), pixels[:1]
     found += [
         rate("images judged", lambda: judges.look(judge, pixels), count, of=lambda: judges.look(judge, one)),
@@ -138,7 +138,7 @@ def main() -> None:
         each = share = ""
         if r.operations:
             each = f"{r.operations / 1e9:.3g}"
-            fastest = limit[torch.bfloat16 if r.training and precision.FAST_BFLOAT16 else torch.float32]
+            fastest = limit[torch.bfloat16 if r.fast and precision.FAST_BFLOAT16 else torch.float32]
             share = f"{r.items * r.operations / fastest:.0%}"
         print(f"{r.items:10,.1f} {each:>11} {share:>19}  {r.name}")
 

@@ -125,8 +125,8 @@ def computed_by() -> dict:
     """What results are computed by here: versions of Python and the libraries, device, precision, and the study's seed."""
     from lib.ground import precision  # PyTorch takes seconds to import, and not every reader of the cache needs it
 
-    training = "bfloat16" if precision.FAST_BFLOAT16 else "float32"
-    return versions() | {"device": precision.DEVICE.type, "training": training, "study seed": seeds.STUDY}
+    fast = "bfloat16" if precision.FAST_BFLOAT16 else "float32"
+    return versions() | {"device": precision.DEVICE.type, "precision": fast, "study seed": seeds.STUDY}
 
 
 def read_entry(name: str, entry: Path) -> Artifact | None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from lib.ground.cache import digest_of, file_digest
 from lib.ground.paths import MODELS
 from lib.ground.precision import DEVICE
-from lib.images.networks import FeatureNet, Judge, StridedTrunk
+from lib.images.networks import FeatureNet, Judge, StridedTrunk, channels_last
 
 if TYPE_CHECKING:  # diffusers and open_clip take seconds to import, and much of the study needs neither
     from diffusers import StableDiffusionPipeline
@@ -74,8 +74,8 @@ def load_generator(source: str | Path = "mini", unet: Path | None = None) -> "St
     pipe = StableDiffusionPipeline.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
     if unet is not None:
         pipe.unet.load_state_dict({k: v.float() for k, v in load_file(unet).items()})
-    pipe.unet.to(memory_format=torch.channels_last)
-    pipe.vae.to(memory_format=torch.channels_last)
+    channels_last(pipe.unet)
+    channels_last(pipe.vae)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(DEVICE)
 
@@ -95,7 +95,7 @@ def load_second() -> "StableDiffusionPipeline":
     verify("mini-second")
     pipe = load_generator("mini")
     unet = UNet2DConditionModel.from_pretrained(MODELS / "mini-second", use_safetensors=True, dtype=torch.float32)
-    pipe.unet = unet.eval().to(DEVICE, memory_format=torch.channels_last)
+    pipe.unet = channels_last(unet.eval()).to(DEVICE)
     return pipe
 
 

@@ -124,3 +124,21 @@ class FeatureNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.features(pooled(self.trunk(x)))
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation for images in the channels-last order, where PyTorch's own takes six times as long on a CPU in
+    bfloat16 as in the usual order."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.dtype != torch.bfloat16 or x.device.type != "cpu" or x.dim() != 4:
+            return super().forward(x)
+        return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last)
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """The network with its weights in the channels-last order and a group normalisation that is fast there."""
+    for module in network.modules():
+        if type(module) is nn.GroupNorm:
+            module.__class__ = GroupNorm
+    return network.to(memory_format=torch.channels_last)

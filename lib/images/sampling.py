@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from lib.ground.cache import Artifact, load_arrays, save_arrays, stage
 from lib.ground.checkpoint import in_parts
 from lib.ground.checks import finite
-from lib.ground.precision import at_once
+from lib.ground.precision import at_once, drawing
 from lib.ground.seeds import name_of, seed_of
 from lib.ground.sizes import SamplerSpec
 
@@ -57,8 +57,9 @@ def sample(
     """One image per prompt: uint8 [image, height, width, 3].
 
     Classifier-free guidance (Ho & Salimans 2022) with the pipeline's scheduler. To within 1/255 an image depends only on its
-    prompt and seed, not on order or batch size (by default 64 on a CPU, or what suits the GPU). `progress` names a progress
-    bar. Raises ValueError if there are no prompts or the lengths differ.
+    prompt and seed, not on order or batch size (by default 64 on a CPU, or what suits the GPU). Another precision
+    changes a few images by more. `progress` names a progress bar. Raises ValueError if there are no prompts
+    or the lengths differ.
     """
     if not len(prompts):
         raise ValueError("no prompts: give at least one prompt to sample from")
@@ -68,9 +69,10 @@ def sample(
     noise, out = start_noise(pipe, seeds[:batch]), []
     bar = tqdm(total=len(prompts), desc=progress, unit="image", disable=progress is None, file=sys.stdout, mininterval=5)
     for i in range(0, len(prompts), batch):
-        latents = denoised(pipe, noise.to(pipe.device), states[i : i + batch], empty, spec)
-        noise = start_noise(pipe, seeds[i + batch : i + 2 * batch])  # while a GPU is busy: `decode` waits for it
-        out.append(decode(pipe, latents))
+        with drawing(spec.full_precision):
+            latents = denoised(pipe, noise.to(pipe.device), states[i : i + batch], empty, spec)
+            noise = start_noise(pipe, seeds[i + batch : i + 2 * batch])  # while a GPU is busy: `decode` waits for it
+            out.append(decode(pipe, latents))
         bar.update(len(out[-1]))
     bar.close()
     return np.concatenate(out)
@@ -93,7 +95,7 @@ def denoised(
         twice = spec.guidance_scale != 1 and step < spec.guided
         scaled = scheduler.scale_model_input(torch.cat([x, x]) if twice else x, t)
         scaled = scaled.contiguous(memory_format=torch.channels_last)
-        predicted = pipe.unet(scaled, t, encoder_hidden_states=both if twice else text, return_dict=False)[0]
+        predicted = pipe.unet(scaled, t, encoder_hidden_states=both if twice else text, return_dict=False)[0].to(x.dtype)
         unit = 1.0 if signal is None else signal[t.cpu()].to(x.device)
         if twice:
             without, predicted = predicted.chunk(2)
@@ -111,7 +113,8 @@ def decode(pipe: "StableDiffusionPipeline", latents: torch.Tensor) -> np.ndarray
     Raises ValueError if latents or pixels are not finite: in 8 bits they would silently become 0 or 255.
     """
     latents = finite("latents", latents).contiguous(memory_format=torch.channels_last)
-    pixels = finite("decoded pixels", pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0])
+    pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0].float()
+    pixels = finite("decoded pixels", pixels)
     return ((pixels / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
