@@ -23,8 +23,8 @@ REHEARSED = ("08_preference_score", "09_preference_adaptation")
 
 @contextmanager
 def rehearsing(notebooks: Sequence[Path], size: str) -> Iterator[None]:
-    """Context in which those that can be rehearsed of the notebooks to run are, from the second on, by another process."""
-    later = [n for n in notebooks[1:] if n.stem in REHEARSED]
+    """Context in which another process rehearses those of the notebooks that it can."""
+    later = [n for n in notebooks if n.stem in REHEARSED]
     if not later:
         yield
         return
