@@ -32,12 +32,16 @@ def environment(tmp_path):
     return os.environ | {"STUDY_REPORTS": str(tmp_path / "reports"), "STUDY_CACHE": str(tmp_path / "cache")}
 
 
-def command(*notebooks) -> list[str]:
-    return [sys.executable, "-m", "lib.desk.run", *map(str, notebooks), "--size", "smoke"]
+@pytest.fixture
+def command(tmp_path):
+    """The runner's command line with some notebooks after a first one, during which nothing is rehearsed."""
+    none = "import os\nassert not os.path.exists(os.environ['STUDY_CACHE'] + '/late')"
+    start = [sys.executable, "-m", "lib.desk.run", "--size", "smoke", str(notebook(tmp_path, "start", none))]
+    return lambda *notebooks: [*start, *map(str, notebooks)]
 
 
 @several_cores
-def test_while_a_notebook_runs_another_process_makes_stages_of_a_later_one_and_leaves_nothing_else(environment, tmp_path):
+def test_another_process_makes_stages_of_a_later_notebook_and_leaves_nothing_else(environment, command, tmp_path):
     seen = "import os\nassert not os.path.exists(os.environ['STUDY_REPORTS'] + '/smoke/results/late.json')"
     first = notebook(tmp_path, "first", WAITS, seen)
     result = subprocess.run(
@@ -45,11 +49,11 @@ def test_while_a_notebook_runs_another_process_makes_stages_of_a_later_one_and_l
     )
     assert result.returncode == 0, result.stderr
     assert [line.split()[:2] for line in result.stdout.splitlines()] == [
-        ["running", "first"], ["done", "first"], ["running", LATER], ["done", LATER]
+        ["running", "start"], ["done", "start"], ["running", "first"], ["done", "first"], ["running", LATER], ["done", LATER]
     ]  # fmt: skip
 
 
-def test_with_one_core_nothing_is_rehearsed(environment, tmp_path):
+def test_with_one_core_nothing_is_rehearsed(environment, command, tmp_path):
     first = notebook(tmp_path, "first", WAITS.replace("+ 60", "+ 12"))
     later = notebook(tmp_path, LATER, STAGE)
     result = subprocess.run(
@@ -59,7 +63,7 @@ def test_with_one_core_nothing_is_rehearsed(environment, tmp_path):
 
 
 @several_cores
-def test_a_rehearsal_that_fails_says_nothing_and_the_notebook_is_run(environment, tmp_path):
+def test_a_rehearsal_that_fails_says_nothing_and_the_notebook_is_run(environment, command, tmp_path):
     fails = "import os\nassert os.environ.get('STUDY_CORES') != '1', 'rehearsed'"
     first = notebook(tmp_path, "first", "import time; time.sleep(8)")
     result = subprocess.run(
@@ -69,7 +73,7 @@ def test_a_rehearsal_that_fails_says_nothing_and_the_notebook_is_run(environment
 
 
 @several_cores
-def test_a_rehearsal_ends_with_a_runner_that_is_killed(environment, tmp_path):
+def test_a_rehearsal_ends_with_a_runner_that_is_killed(environment, command, tmp_path):
     first = notebook(tmp_path, "first", "import time; time.sleep(300)")
     later = notebook(tmp_path, LATER, STAGE, "import time; time.sleep(300)")
     runner = subprocess.Popen(command(first, later), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
