@@ -1,5 +1,6 @@
 """An update replayed from fixed tensors is the update that a plain loop makes, and nothing of making the replay stays."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -191,12 +192,16 @@ def clip(make_pipe, folder):
 @pytest.mark.parametrize("run, module", [(tuned, finetune), (lora, adaptation), (clip, preference)])
 @pytest.mark.parametrize("capture", [stand_in, pytest.param(training.cuda_graph, marks=gpu)])
 def test_replayed_and_plain_the_studys_models_come_out_the_same(run, module, capture, make_pipe, tmp_path, monkeypatch):
+    if DEVICE.type == "cpu":  # in bfloat16 a weight that differs in its last digit is now and then rounded the other way
+        for other in (denoising, preference):
+            monkeypatch.setattr(other, "autocast", nullcontext)
+
     def found(capture, folder):
         monkeypatch.setattr(module, "Updates", partial(Updates, capture=capture))
         return {k: v.float().cpu() for k, v in run(make_pipe, tmp_path / folder).items()}
 
     plain, replayed = found(None, "plain"), found(capture, "replayed")
-    near = dict(atol=2e-5, rtol=1e-3) if DEVICE.type == "cpu" else dict(atol=2e-2, rtol=0)  # bfloat16, other kernels
+    near = dict(atol=2e-6, rtol=1e-4) if DEVICE.type == "cpu" else dict(atol=2e-2, rtol=0)  # bfloat16, other kernels
     assert_alike(replayed, plain, **near)
 
 
