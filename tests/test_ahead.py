@@ -126,6 +126,15 @@ def test_too_few_missing_stages_are_left_to_the_study(stages):
     assert not stages.noted()
 
 
+def test_as_many_cores_are_used_as_a_reader_says(monkeypatch):
+    monkeypatch.setenv("STUDY_CORES", "1")
+    assert ahead.cores() == 1
+    for text in ("0", "-1", "two", "1.5"):
+        monkeypatch.setenv("STUDY_CORES", text)
+        with pytest.raises(ValueError, match=f"^STUDY_CORES='{text}': expected a whole number of at least 1"):
+            ahead.cores()
+
+
 def test_another_process_makes_the_same_study():
     made = LeeStudy("smoke", "labels.csv")
     same = type(made)(*made.arguments)
