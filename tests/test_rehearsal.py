@@ -16,6 +16,11 @@ from lib.study import ahead
 LATER = REHEARSED[0]
 STAGE = "from lib.ground.cache import CACHE, atomic_write\natomic_write(CACHE / 'late' / 'made', 'x')"
 WRITES = "from lib.desk import report\nreport.write('late', {'images': 1}, size, 'late')"
+ALONE = """
+import psutil
+others = psutil.Process().parent().children()
+assert len(others) >= 1 and not any("lib.desk.rehearsal" in p.cmdline() for p in others), "rehearsed too early"
+"""
 WAITS = """
 import time, pathlib
 from lib.ground.paths import CACHE
@@ -35,8 +40,7 @@ def environment(tmp_path):
 @pytest.fixture
 def command(tmp_path):
     """The runner's command line with some notebooks after a first one, during which nothing is rehearsed."""
-    none = "import os\nassert not os.path.exists(os.environ['STUDY_CACHE'] + '/late')"
-    start = [sys.executable, "-m", "lib.desk.run", "--size", "smoke", str(notebook(tmp_path, "start", none))]
+    start = [sys.executable, "-m", "lib.desk.run", "--size", "smoke", str(notebook(tmp_path, "start", ALONE))]
     return lambda *notebooks: [*start, *map(str, notebooks)]
 
 
@@ -45,7 +49,7 @@ def test_another_process_makes_stages_of_a_later_notebook_and_leaves_nothing_els
     seen = "import os\nassert not os.path.exists(os.environ['STUDY_REPORTS'] + '/smoke/results/late.json')"
     first = notebook(tmp_path, "first", WAITS, seen)
     result = subprocess.run(
-        command(first, notebook(tmp_path, LATER, STAGE, WRITES)), cwd=ROOT, env=environment, capture_output=True, text=True
+        command(first, notebook(tmp_path, LATER, WRITES, STAGE)), cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
     assert [line.split()[:2] for line in result.stdout.splitlines()] == [
